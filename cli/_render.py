@@ -49,6 +49,7 @@ def console(*, stderr: bool) -> "Console":
         no_color=None if forced is None else not forced,
         width=None if stream.isatty() else PLAIN_WIDTH,
         highlight=False,
+        markup=False,  # "llmsys[gpu]" in a cell is text
         quiet=stderr and _quiet.get(),
     )
 
