@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 LLMSYS = str(Path(sys.executable).with_name("llmsys"))
+FOREIGN = (
+    *("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TRITON_INTERPRET"),
+    *("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"),
+)
 SAMPLE = Path(__file__).parent / "sample_main.py"
 
 
@@ -24,7 +28,7 @@ class Shell:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLMSYS", "_LLMSYS"))}
-        for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+        for name in FOREIGN:
             kept.pop(name, None)
         path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
         self.env = kept | {"HOME": str(directory), "PATH": path, "TERM": "xterm", "LC_ALL": "C.UTF-8"}
