@@ -11,20 +11,29 @@ from llmsys.cli._commands import COMMANDS, is_built, module_of
 
 HEAVY = {"numpy", "torch", "transformers", "rich", "asyncio", "orjson", "msgspec", "av", "faiss"}
 MOST_RUNS = 40
+TELL_MODULES = """
+import sys
+from llmsys.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
 
 
 def loaded_by(shell, *args: str, env: dict[str, str] | None = None) -> set[str]:
+    """The modules in memory when a run ends; -X importtime would miss those that import_module loads."""
     run = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "llmsys", *args],
+        [sys.executable, "-c", TELL_MODULES, *args],
         env=shell.env | (env or {}),
         cwd=shell.directory,
         capture_output=True,
         text=True,
         check=False,
     )
-    names = {line.rsplit("|", 1)[1].strip() for line in run.stderr.splitlines() if line.startswith("import time:")}
-    assert "llmsys.cli" in names
-    return names | {name.split(".")[0] for name in names}
+    names = set(run.stderr.splitlines()[-1].split())
+    assert "llmsys.cli._main" in names
+    return names
 
 
 def commands(loaded: set[str]) -> set[str]:
