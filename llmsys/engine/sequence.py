@@ -144,7 +144,8 @@ class Sequence:
 
     token_ids: prompt, then output. prompt_tokens: where the output starts (all that came before, once extended).
     computed_tokens: keys and values exist for that many. adapter_slot: -1 is the base model. index: which of the
-    request's n choices. source_id: a sequence that this one was forked from, whose keys and values it may copy.
+    request's n choices. source: (sequence id, tokens) it was forked from, whose keys and values it may copy. root:
+    start of its prefix hashes. uncharged_tokens: input that the policy has not been told of. admitted: has run before.
     """
 
     id: int
@@ -155,10 +156,12 @@ class Sequence:
     adapter_slot: int = -1
     state: State = State.WAITING
     index: int = 0
-    source_id: int | None = None
+    source: tuple[int, int] | None = None
     root: bytes = b""
     seed: int = 0
     max_tokens: int = 0
+    uncharged_tokens: int = 0
+    admitted: bool = False
     preemptions: int = 0
     cached_tokens: int = 0
     finish: Finish | None = None
