@@ -166,7 +166,7 @@ def _column(values: list[float] | list[int], like: Tensor, dtype: torch.dtype = 
 
 
 def _report(scores: Tensor | None, wanted: list[tuple[int, int]]) -> list[tuple[float, tuple[tuple[int, float], ...]]]:
-    """Return (log-probability, alternatives) of each row's token; scores [n, vocab], wanted (token, how many) per row."""
+    """Return (log-probability, alternatives) per row; scores [n, vocab], wanted (token, how many) per row."""
     if scores is None:
         return []
     tokens = torch.tensor([token for token, _ in wanted], device=scores.device)

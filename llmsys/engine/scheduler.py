@@ -75,17 +75,19 @@ class Scheduler:
         self._limits = limits
         self._model = model
 
-    def plan(self, now_s: float, turn: Turn | None = None) -> Turn:
-        """Return the next step's work, in a fresh turn or in the one given.
-
-        Sequences count as computed only after `advance`, so a plan that could not be run may be made again.
-        """
-        turn = turn or Turn(self._limits.batch_tokens, self._limits.batch_tokens)
+    def plan(self, now_s: float) -> Turn:
+        """Return the next step's work; sequences count as computed only after `advance`."""
+        turn = Turn(self._limits.batch_tokens, self._limits.batch_tokens)
         self._secure_decodes(turn)
-        for sequence in sorted(self.running, key=_prefilling):
-            self._add_chunk(turn, sequence)
+        self._add_chunks(turn)
         if self._admit_returning(turn) and self.waiting and self._has_slot(turn):
             self._admit_picked(turn, now_s)
+        return turn
+
+    def replan(self, turn: Turn) -> Turn:
+        """Plan a step that could not be run again, with half its tokens and without further admissions."""
+        turn = turn.halved()
+        self._add_chunks(turn)
         return turn
 
     def advance(self, plan: Plan) -> None:
@@ -114,7 +116,7 @@ class Scheduler:
     def resume(self, sequence: Sequence) -> None:
         """Let a parked sequence go on."""
         del self.parked[sequence.id]
-        if sequence.admitted:
+        if sequence.admitted or sequence.index:
             self.come_back(sequence)
         else:
             self.queue(sequence)
@@ -251,6 +253,10 @@ class Scheduler:
         if not sequence.admitted:
             sequence.cached_tokens = cached
         return True
+
+    def _add_chunks(self, turn: Turn) -> None:
+        for sequence in sorted(self.running, key=_prefilling):
+            self._add_chunk(turn, sequence)
 
     def _add_chunk(self, turn: Turn, sequence: Sequence) -> None:
         """Plan a sequence's next tokens as far as the budget goes; a prompt that may not be cut runs past it, alone."""

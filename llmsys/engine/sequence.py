@@ -214,6 +214,7 @@ class TokenEvent:
 
     token_id is -1 where the event carries an end without a token (cancelled, error). `text` may be empty while a
     character or a possible stop string is incomplete. top_logprobs: (token, log-probability), most likely first.
+    prompt_tokens and cached_tokens (of the prompt, not computed again) come with the end.
     """
 
     request_id: int
@@ -224,3 +225,5 @@ class TokenEvent:
     finish: Finish | None = None
     index: int = 0
     error: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
