@@ -9,7 +9,7 @@ def greedy(prompt, tokens=12, **fields):
     return Request(prompt, SamplingParams(max_tokens=tokens, **GREEDY), **fields)
 
 
-PROMPTS = [[7, 8, 9], list(range(40)), list(range(37)) + [99], [5], list(range(20))]
+PROMPTS = [[7, 8, 9], list(range(40)), [*list(range(37)), 99], [5], list(range(20))]
 
 
 @pytest.mark.parametrize("shared", [False, True])
