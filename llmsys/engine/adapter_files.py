@@ -119,26 +119,22 @@ def _factors(
         for group, (width, outs) in group_widths(config).items()
         for index, target in enumerate(GROUPS[group])
     }
-    return [
-        _factor(file, settings, layer, target, pair, shapes[target], rank_max)
-        for (layer, target), pair in sorted(halves.items())
-    ]
+    factors = []
+    for (layer, target), pair in sorted(halves.items()):
+        a, b = _checked(file, pair, shape=shapes[target], rank_max=rank_max)
+        factors.append(Factor(layer, target, a, b * _scale(settings, layer, target, a.shape[0])))
+    return factors
 
 
-def _factor(
-    file: Path,
-    settings: dict[str, Any],
-    layer: int,
-    target: str,
-    pair: dict[str, tuple[str, Tensor]],
-    shape: tuple[int, int],
-    rank_max: int,
-) -> Factor:
+def _checked(
+    file: Path, pair: dict[str, tuple[str, Tensor]], *, shape: tuple[int, int], rank_max: int
+) -> tuple[Tensor, Tensor]:
+    """Both halves of one projection [width -> out], float32: a [r, width] and b [out, r]."""
     if set(pair) != {"A", "B"}:
         (name, _) = next(iter(pair.values()))
         raise AdapterError(f"{file}: tensor {name!r} has no partner; expected both lora_A and lora_B")
     (a_name, a), (b_name, b) = pair["A"], pair["B"]
-    rank = a.shape[0]
+    rank = a.shape[0] if a.dim() else 0
     width, out = shape
     for name, tensor, expected in ((a_name, a, (rank, width)), (b_name, b, (out, rank))):
         if tuple(tensor.shape) != expected:
@@ -147,7 +143,7 @@ def _factor(
             raise AdapterError(f"{file}: tensor {name!r} holds NaN or infinity; expected finite numbers")
     if not 1 <= rank <= rank_max:
         raise AdapterError(f"{file}: tensor {a_name!r} has rank {rank}; expected 1 to {rank_max}")
-    return Factor(layer, target, a.float(), b.float() * _scale(settings, layer, target, rank))
+    return a.float(), b.float()
 
 
 def _scale(settings: dict[str, Any], layer: int, target: str, rank: int) -> float:

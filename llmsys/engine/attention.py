@@ -85,7 +85,10 @@ def attend(plan: AttentionPlan, store: RowKV, layer: int, q: Tensor, k: Tensor, 
     keys, values = store.keys[layer], store.values[layer]
     mixed = torch.empty(q.shape[0], q.shape[1] * q.shape[2], dtype=q.dtype)
     for chunk in plan.chunks:
-        _prompt(chunk, keys, values, q, k, v, mixed)
+        here, end = slice(chunk.first, chunk.first + chunk.count), chunk.start + chunk.count
+        keys[chunk.row, :, chunk.start : end] = k[here].transpose(0, 1)
+        values[chunk.row, :, chunk.start : end] = v[here].transpose(0, 1)
+        mixed[here] = _prompt(chunk, keys, values, q[here])
     if plan.runs:
         keys[plan.decode_rows, :, plan.decode_positions] = k[plan.decode_tokens].to(keys.dtype)
         values[plan.decode_rows, :, plan.decode_positions] = v[plan.decode_tokens].to(values.dtype)
@@ -94,9 +97,7 @@ def attend(plan: AttentionPlan, store: RowKV, layer: int, q: Tensor, k: Tensor, 
     return mixed
 
 
-def _prompt(
-    chunk: PromptChunk, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor, mixed: Tensor
-) -> None:
+def _prompt(chunk: PromptChunk, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor, mixed: Tensor) -> None:
     """Attention of one prompt chunk to its own prefix: write [start, end), read [0, end)."""
     here, end = slice(chunk.first, chunk.first + chunk.count), chunk.start + chunk.count
     keys[chunk.row, :, chunk.start : end] = k[here].transpose(0, 1)
@@ -108,9 +109,9 @@ def _prompt(
     if chunk.start > 0:
         mask = torch.ones(chunk.count, end, dtype=torch.bool).tril_(diagonal=chunk.start)
     out = F.scaled_dot_product_attention(
-        q[here].transpose(0, 1)[None], own_keys[None], own_values[None], attn_mask=mask, is_causal=mask is None
+        q.transpose(0, 1)[None], own_keys[None], own_values[None], attn_mask=mask, is_causal=mask is None
     )
-    mixed[here] = out[0].transpose(0, 1).reshape(chunk.count, -1)
+    return out[0].transpose(0, 1).reshape(chunk.count, -1)
 
 
 def _decode(run: DecodeRun, keys: Tensor, values: Tensor, q: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def find_model(name: str) -> Path:
 def load_model(name: str, *, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     """Load a model directory, a .gguf file or `smollm2`.
 
-    Raises ModelError for a file that is not a readable model of ARCHITECTURES, Unavailable for a name without a package.
+    Raises ModelError for what is not a readable model of ARCHITECTURES, Unavailable for a name without its package.
     """
     path = find_model(name)
     decoder = load_decoder(path, device=device, dtype=dtype)

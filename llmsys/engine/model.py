@@ -50,7 +50,8 @@ class ModelConfig:
 class Layer:
     """One block's weights, fused as they are used: q, k, v in one matrix, gate and up in one.
 
-    `qkv` maps hidden to q_width + 2 kv_width columns, `gate_up` to 2 mlp columns; norms are [hidden], head norms [head_dim].
+    `qkv` maps hidden to q_width + 2 kv_width columns, `gate_up` to 2 mlp columns; norms are [hidden], those of heads
+    [head_dim].
     """
 
     attention_norm: Tensor
