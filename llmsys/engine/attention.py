@@ -97,12 +97,10 @@ def attend(plan: AttentionPlan, store: RowKV, layer: int, q: Tensor, k: Tensor, 
     return mixed
 
 
-def _prompt(chunk: PromptChunk, keys: Tensor, values: Tensor, q: Tensor, k: Tensor, v: Tensor, mixed: Tensor) -> None:
-    """Attention of one prompt chunk to its own prefix: write [start, end), read [0, end)."""
-    here, end = slice(chunk.first, chunk.first + chunk.count), chunk.start + chunk.count
-    keys[chunk.row, :, chunk.start : end] = k[here].transpose(0, 1)
-    values[chunk.row, :, chunk.start : end] = v[here].transpose(0, 1)
-    group = q.shape[1] // k.shape[1]
+def _prompt(chunk: PromptChunk, keys: Tensor, values: Tensor, q: Tensor) -> Tensor:
+    """Attention of one prompt chunk to its own prefix: q [count, heads, D] to [count, heads * D]."""
+    end = chunk.start + chunk.count
+    group = q.shape[1] // keys.shape[1]
     own_keys = keys[chunk.row, :, :end].to(q.dtype).repeat_interleave(group, dim=0)
     own_values = values[chunk.row, :, :end].to(q.dtype).repeat_interleave(group, dim=0)
     mask = None
