@@ -178,6 +178,12 @@ def check_blocks(blocks):
     assert all(blocks.ref_count(block) == used[block] for block in range(counts.total))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Small tensors: waiting for a second thread costs more than it brings, above all under xdist."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def parts():
     """Everything above, by name."""
