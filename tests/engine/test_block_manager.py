@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from llmsys.engine.block_manager import BlockManager, prefix_root
+from tests.engine import stand_ins as parts
 
 BASE = prefix_root(b"model", b"", "")
 
@@ -33,7 +34,7 @@ def run(blocks, sequence_id, ids, *, root=BASE, reserve=None):
     return cached
 
 
-def test_a_finished_sequence_leaves_its_prefix_for_the_next(parts):
+def test_a_finished_sequence_leaves_its_prefix_for_the_next():
     blocks, store = manager()
     run(blocks, 1, list(range(10)))
     blocks.free(1)
@@ -97,7 +98,7 @@ def test_the_least_recently_used_prefix_goes_first():
     assert store.released == [1]
 
 
-def test_copies_are_charged_and_shared_blocks_are_counted_once(parts):
+def test_copies_are_charged_and_shared_blocks_are_counted_once():
     for shared, referenced in ((False, 6), (True, 4)):
         blocks, _ = manager(shared=shared)
         run(blocks, 1, list(range(9)))
@@ -140,7 +141,7 @@ def test_a_retained_sequence_that_comes_back_with_another_adapter_starts_anew():
     assert store.released == [1]
 
 
-def test_no_room_changes_nothing(parts):
+def test_no_room_changes_nothing():
     blocks, store = manager(blocks=4)
     run(blocks, 1, list(range(12)))
     before = blocks.counts, list(blocks.tables())
@@ -288,7 +289,7 @@ def machine(check_blocks, *, shared):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_accounting_is_exact_under_any_order_of_calls(parts, shared):
+def test_accounting_is_exact_under_any_order_of_calls(shared):
     run_state_machine_as_test(
         machine(parts.check_blocks, shared=shared),
         settings=settings(max_examples=80, stateful_step_count=40, deadline=None),

@@ -2,6 +2,7 @@ import pytest
 
 from llmsys.engine.errors import CapacityError, EngineError, RequestError
 from llmsys.engine.sequence import Request, SamplingParams
+from tests.engine import stand_ins as parts
 
 GREEDY = {"temperature": 0.0, "ignore_eos": True}
 
@@ -18,7 +19,7 @@ PROMPTS = [[7, 8, 9], list(range(40)), [*list(range(37)), 99], [5], list(range(2
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("block_tokens", [1, 4, 16])
 @pytest.mark.parametrize("room", [64, 200])
-def test_tokens_are_the_same_whatever_memory_and_chunks(parts, shared, prefix_cache, chunked, block_tokens, room):
+def test_tokens_are_the_same_whatever_memory_and_chunks(shared, prefix_cache, chunked, block_tokens, room):
     engine = parts.make_engine(
         blocks=room // block_tokens,
         block_tokens=block_tokens,
@@ -53,7 +54,7 @@ def tokens_of(events, request_id, index=0):
     return tuple(e.token_id for e in events if (e.request_id, e.index) == (request_id, index) and e.token_id >= 0)
 
 
-def test_text_and_messages_are_tokenized_and_text_comes_back(parts):
+def test_text_and_messages_are_tokenized_and_text_comes_back():
     engine = parts.make_engine()
     messages = [{"role": "user", "content": "hi"}]
 
@@ -64,7 +65,7 @@ def test_text_and_messages_are_tokenized_and_text_comes_back(parts):
     assert text.text == engine.tokenizer.decode(text.token_ids)
 
 
-def test_the_streamed_pieces_join_to_the_completion(parts):
+def test_the_streamed_pieces_join_to_the_completion():
     engine = parts.make_engine()
     rid = engine.add(greedy("abc", 40))
     events = drain(engine)
@@ -74,7 +75,7 @@ def test_the_streamed_pieces_join_to_the_completion(parts):
     assert (events[-1].prompt_tokens, events[-1].cached_tokens) == (3, 0)
 
 
-def test_an_end_token_ends_the_answer_without_its_text(parts):
+def test_an_end_token_ends_the_answer_without_its_text():
     expected = parts.expected_greedy([3], 30)
     end = expected[7]
     engine = parts.make_engine()
@@ -87,7 +88,7 @@ def test_an_end_token_ends_the_answer_without_its_text(parts):
     assert done.text == engine.tokenizer.decode(done.token_ids[:-1])
 
 
-def test_min_tokens_keeps_the_end_away(parts):
+def test_min_tokens_keeps_the_end_away():
     engine = parts.make_engine()
     biased = {"logit_bias": {parts.EOS: 100.0}, "temperature": 0.0, "max_tokens": 20}
 
@@ -96,7 +97,7 @@ def test_min_tokens_keeps_the_end_away(parts):
     assert (len(short.token_ids), len(long.token_ids)) == (1, 10)
 
 
-def test_a_stop_string_ends_the_answer(parts):
+def test_a_stop_string_ends_the_answer():
     engine = parts.make_engine()
     params = SamplingParams(max_tokens=30, temperature=0.0, stop="zz", logit_bias={ord("z"): 100.0})
 
@@ -105,7 +106,7 @@ def test_a_stop_string_ends_the_answer(parts):
     assert (done.finish, done.text, len(done.token_ids)) == ("stop", "", 2)
 
 
-def test_the_last_length_ends_the_answer_when_the_model_is_full(parts):
+def test_the_last_length_ends_the_answer_when_the_model_is_full():
     engine = parts.make_engine(max_len=20)
 
     (done,) = engine.generate([greedy(list(range(15)), 100)])
@@ -115,7 +116,7 @@ def test_the_last_length_ends_the_answer_when_the_model_is_full(parts):
 
 @pytest.mark.parametrize("n", [2, 5])
 @pytest.mark.parametrize("blocks", [16, 64])
-def test_choices_of_one_request_share_the_prompt_and_differ_by_index(parts, n, blocks):
+def test_choices_of_one_request_share_the_prompt_and_differ_by_index(n, blocks):
     engine = parts.make_engine(blocks=blocks)
     prompt = list(range(21))
     params = SamplingParams(max_tokens=10, n=n, seed=11, ignore_eos=True)
@@ -132,7 +133,7 @@ def test_choices_of_one_request_share_the_prompt_and_differ_by_index(parts, n, b
     assert engine.stats().blocks.referenced == 0
 
 
-def test_seeded_requests_repeat_and_unseeded_ones_follow_the_engines_seed(parts):
+def test_seeded_requests_repeat_and_unseeded_ones_follow_the_engines_seed():
     def run(seed, engine_seed):
         request = Request([1, 2], SamplingParams(max_tokens=20, seed=seed, ignore_eos=True))
         return [c.token_ids for c in parts.make_engine(seed=engine_seed).generate([greedy([5]), request, request])]
@@ -142,7 +143,7 @@ def test_seeded_requests_repeat_and_unseeded_ones_follow_the_engines_seed(parts)
     assert len(set(run(None, 3)[1:])) == 2
 
 
-def test_a_forked_request_goes_on_where_its_origin_was(parts):
+def test_a_forked_request_goes_on_where_its_origin_was():
     engine = parts.make_engine()
     prompt = list(range(10))
     rid = engine.add(greedy(prompt, 30))
@@ -157,7 +158,7 @@ def test_a_forked_request_goes_on_where_its_origin_was(parts):
     assert sum(count for plan in engine.runner.plans for _, _, count, _ in plan) == 10 + 29 + 5 + 7
 
 
-def test_forks_of_a_finished_request_reuse_what_is_left_of_it(parts):
+def test_forks_of_a_finished_request_reuse_what_is_left_of_it():
     engine = parts.make_engine()
     (done,) = engine.generate([greedy(list(range(16)), 8)])
     (child,) = engine.fork(done.request_id)
@@ -167,7 +168,7 @@ def test_forks_of_a_finished_request_reuse_what_is_left_of_it(parts):
     assert events[-1].cached_tokens == 23
 
 
-def test_a_fork_needs_a_suffix_for_each(parts):
+def test_a_fork_needs_a_suffix_for_each():
     engine = parts.make_engine()
     rid = engine.add(greedy([1]))
 
@@ -176,7 +177,7 @@ def test_a_fork_needs_a_suffix_for_each(parts):
 
 
 @pytest.mark.parametrize("when", [1, 2, 5, 9])
-def test_a_parked_request_resumes_without_computing_anything_again(parts, when):
+def test_a_parked_request_resumes_without_computing_anything_again(when):
     engine = parts.make_engine()
     prompt = list(range(50))
     rid = engine.add(greedy(prompt))
@@ -192,7 +193,7 @@ def test_a_parked_request_resumes_without_computing_anything_again(parts, when):
     assert sum(count for plan in engine.runner.plans for _, _, count, _ in plan) == 50 + 11
 
 
-def test_a_request_parked_before_it_ran_waits_again_when_resumed(parts):
+def test_a_request_parked_before_it_ran_waits_again_when_resumed():
     engine = parts.make_engine()
     rid = engine.add(greedy([1, 2]))
     engine.park(rid)
@@ -202,7 +203,7 @@ def test_a_request_parked_before_it_ran_waits_again_when_resumed(parts):
     assert tokens_of(drain(engine), rid) == parts.expected_greedy([1, 2], 12)
 
 
-def test_choices_can_be_parked_and_resumed_together(parts):
+def test_choices_can_be_parked_and_resumed_together():
     request = Request(list(range(9)), SamplingParams(max_tokens=10, n=3, seed=4, ignore_eos=True))
     expected = [c.token_ids for c in parts.make_engine().generate([request])]
     for when in range(1, 8):
@@ -216,7 +217,7 @@ def test_choices_can_be_parked_and_resumed_together(parts):
         assert [tokens_of(events, rid, i) for i in range(3)] == expected
 
 
-def test_a_finished_request_can_be_extended_with_its_memory_kept(parts):
+def test_a_finished_request_can_be_extended_with_its_memory_kept():
     engine = parts.make_engine()
     (done,) = engine.generate([greedy(list(range(6)), 5)])
     engine.extend(done.request_id, [41, 42])
@@ -226,7 +227,7 @@ def test_a_finished_request_can_be_extended_with_its_memory_kept(parts):
     assert engine.runner.plans[-5] == [(done.request_id, 10, 3, True)]
 
 
-def test_a_parked_request_can_be_extended_and_goes_on_at_once(parts):
+def test_a_parked_request_can_be_extended_and_goes_on_at_once():
     engine = parts.make_engine()
     rid = engine.add(greedy(list(range(6)), 20))
     events = [e for _ in range(4) for e in engine.step()]
@@ -238,7 +239,7 @@ def test_a_parked_request_can_be_extended_and_goes_on_at_once(parts):
     assert tokens_of(later, rid) == parts.expected_greedy([*range(6), *so_far, 41, 42], 3)
 
 
-def test_an_extension_survives_the_loss_of_the_memory(parts):
+def test_an_extension_survives_the_loss_of_the_memory():
     engine = parts.make_engine(blocks=16, max_finished=9)
     (done,) = engine.generate([greedy(list(range(6)), 5)])
     for start in range(100, 104):
@@ -248,7 +249,7 @@ def test_an_extension_survives_the_loss_of_the_memory(parts):
     assert tokens_of(drain(engine), done.request_id) == parts.expected_greedy([*range(6), *done.token_ids, 41], 5)
 
 
-def test_only_what_stands_still_can_be_extended(parts):
+def test_only_what_stands_still_can_be_extended():
     engine = parts.make_engine(max_finished=1)
     rid = engine.add(greedy([1]))
 
@@ -264,7 +265,7 @@ def test_only_what_stands_still_can_be_extended(parts):
 
 
 @pytest.mark.parametrize("when", range(6))
-def test_a_cancelled_request_is_gone_within_a_step_and_changes_no_other(parts, when):
+def test_a_cancelled_request_is_gone_within_a_step_and_changes_no_other(when):
     engine = parts.make_engine(max_batch_tokens=8)
     stays, goes = engine.add(greedy(list(range(20)))), engine.add(greedy(list(range(7, 30)), adapter="fr"))
     events = [e for _ in range(when) for e in engine.step()]
@@ -282,7 +283,7 @@ def test_a_cancelled_request_is_gone_within_a_step_and_changes_no_other(parts, w
     assert engine.step() == []
 
 
-def test_one_row_of_nan_ends_its_request_and_leaves_no_prefix(parts):
+def test_one_row_of_nan_ends_its_request_and_leaves_no_prefix():
     engine = parts.make_engine()
     requests = [greedy(list(range(9)), adapter=a) for a in (None, "fr")]
     good, bad = [engine.add(request) for request in requests]
@@ -297,7 +298,7 @@ def test_one_row_of_nan_ends_its_request_and_leaves_no_prefix(parts):
         engine.extend(bad, [1])
 
 
-def test_adapters_never_share_prefixes_and_a_reload_is_another_adapter(parts):
+def test_adapters_never_share_prefixes_and_a_reload_is_another_adapter():
     engine = parts.make_engine()
     prompt = list(range(16))
     before = engine.generate([greedy(prompt, adapter="fr"), greedy(prompt, adapter="de"), greedy(prompt)])
@@ -309,7 +310,7 @@ def test_adapters_never_share_prefixes_and_a_reload_is_another_adapter(parts):
     assert after.token_ids == parts.expected_greedy(prompt, 12, b"fr@/adapters/fr-2")
 
 
-def test_a_running_request_ends_on_the_adapter_it_started_with(parts):
+def test_a_running_request_ends_on_the_adapter_it_started_with():
     engine = parts.make_engine(blocks=10)
     first = engine.add(greedy([1, 2], 30, adapter="fr"))
     events = [e for _ in range(3) for e in engine.step()]
@@ -323,7 +324,7 @@ def test_a_running_request_ends_on_the_adapter_it_started_with(parts):
     assert tokens_of(events, second) == parts.expected_greedy([3, 4], 30, b"de@/adapters/de-2")
 
 
-def test_a_cache_salt_keeps_tenants_apart(parts):
+def test_a_cache_salt_keeps_tenants_apart():
     engine = parts.make_engine()
     prompt = list(range(16))
 
@@ -333,7 +334,7 @@ def test_a_cache_salt_keeps_tenants_apart(parts):
     assert len({c.token_ids for c in done}) == 1
 
 
-def test_more_adapters_than_slots_take_turns(parts):
+def test_more_adapters_than_slots_take_turns():
     engine = parts.make_engine(slots=2)
     names = ["fr", "de", "it", "es"] * 2
 
@@ -343,7 +344,7 @@ def test_more_adapters_than_slots_take_turns(parts):
         assert completion.token_ids == parts.expected_greedy([1], 12, engine.slots.digest(name))
 
 
-def test_an_adapter_that_cannot_be_loaded_ends_only_its_request(parts):
+def test_an_adapter_that_cannot_be_loaded_ends_only_its_request():
     engine = parts.make_engine()
 
     bad, good = engine.generate([greedy([1], adapter="bad"), greedy([1])])
@@ -352,7 +353,7 @@ def test_an_adapter_that_cannot_be_loaded_ends_only_its_request(parts):
     assert good.finish == "length"
 
 
-def test_a_full_queue_says_so(parts):
+def test_a_full_queue_says_so():
     events = []
     engine = parts.make_engine(max_waiting=2, on_event=events.append)
     for _ in range(2):
@@ -365,7 +366,7 @@ def test_a_full_queue_says_so(parts):
     assert len(engine.generate([])) == 0 if not engine.busy else drain(engine)
 
 
-def test_generate_feeds_a_short_queue(parts):
+def test_generate_feeds_a_short_queue():
     engine = parts.make_engine(max_waiting=2, max_sequences=2)
     seen = []
 
@@ -375,7 +376,7 @@ def test_generate_feeds_a_short_queue(parts):
     assert sorted(c.request_id for c in seen) == list(range(20))
 
 
-def test_a_bad_request_among_many_ends_them_all(parts):
+def test_a_bad_request_among_many_ends_them_all():
     engine = parts.make_engine()
 
     with pytest.raises(RequestError, match="the prompt is empty"):
@@ -384,7 +385,7 @@ def test_a_bad_request_among_many_ends_them_all(parts):
     assert engine.stats().blocks.referenced == 0
 
 
-def test_generate_wants_the_engine_for_itself(parts):
+def test_generate_wants_the_engine_for_itself():
     engine = parts.make_engine()
     engine.add(greedy([1]))
 
@@ -392,7 +393,7 @@ def test_generate_wants_the_engine_for_itself(parts):
         engine.generate([greedy([2])])
 
 
-def test_stats_tell_what_runs(parts):
+def test_stats_tell_what_runs():
     engine = parts.make_engine(max_sequences=2)
     for name in (None, "fr", "fr"):
         engine.add(greedy([1, 2, 3], adapter=name))

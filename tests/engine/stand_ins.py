@@ -8,15 +8,15 @@ changes the tokens that follow.
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from types import SimpleNamespace
 
 import numpy as np
-import pytest
 import torch
 
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
 from llmsys.engine.errors import AdapterBusy, AdapterError
+
+__all__ = ["EOS", "VOCAB", "ByteTokenizer", "HashRunner", "Slots", "check_blocks", "expected_greedy", "make_engine"]
 
 VOCAB = 259
 EOS = 256
@@ -176,16 +176,3 @@ def check_blocks(blocks):
     assert counts.referenced == len(used)
     assert counts.cached == len(set(kept) - set(used))
     assert all(blocks.ref_count(block) == used[block] for block in range(counts.total))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    """Small tensors: waiting for a second thread costs more than it brings, above all under xdist."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def parts():
-    """Everything above, by name."""
-    names = (ByteTokenizer, Slots, HashRunner, make_engine, expected_greedy, check_blocks, logits_of, follow)
-    return SimpleNamespace(**{item.__name__: item for item in names}, VOCAB=VOCAB, EOS=EOS)
