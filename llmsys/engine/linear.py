@@ -45,6 +45,5 @@ def _packs(weight: Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype == torch.bfloat16
-        and torch.backends.mkldnn.enabled
         and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )

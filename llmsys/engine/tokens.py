@@ -4,7 +4,7 @@ Wraps the tokenizer that transformers reads from a model directory or a GGUF fil
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,11 @@ class Tokenizer:
         """Token ids of plain text; special tokens in the text are read as such."""
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
-    def apply_chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+    def apply_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation, ready for the assistant's answer."""
-        ids = self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+        ids = self._tokenizer.apply_chat_template(
+            [dict(m) for m in messages], add_generation_prompt=True, return_dict=False
+        )
         return list(ids)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -4,7 +4,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from llmsys.engine.block_manager import BlockManager, prefix_root
-from tests.engine import stand_ins as parts
 
 BASE = prefix_root(b"model", b"", "")
 
@@ -34,7 +33,7 @@ def run(blocks, sequence_id, ids, *, root=BASE, reserve=None):
     return cached
 
 
-def test_a_finished_sequence_leaves_its_prefix_for_the_next():
+def test_a_finished_sequence_leaves_its_prefix_for_the_next(parts):
     blocks, store = manager()
     run(blocks, 1, list(range(10)))
     blocks.free(1)
@@ -98,7 +97,7 @@ def test_the_least_recently_used_prefix_goes_first():
     assert store.released == [1]
 
 
-def test_copies_are_charged_and_shared_blocks_are_counted_once():
+def test_copies_are_charged_and_shared_blocks_are_counted_once(parts):
     for shared, referenced in ((False, 6), (True, 4)):
         blocks, _ = manager(shared=shared)
         run(blocks, 1, list(range(9)))
@@ -289,7 +288,7 @@ def machine(check_blocks, *, shared):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_accounting_is_exact_under_any_order_of_calls(shared):
+def test_accounting_is_exact_under_any_order_of_calls(parts, shared):
     run_state_machine_as_test(
         machine(parts.check_blocks, shared=shared),
         settings=settings(max_examples=80, stateful_step_count=40, deadline=None),

@@ -2,7 +2,6 @@ import pytest
 
 from llmsys.engine.errors import CapacityError, EngineError, RequestError
 from llmsys.engine.sequence import Request, SamplingParams
-from tests.engine import stand_ins as parts
 
 GREEDY = {"temperature": 0.0, "ignore_eos": True}
 
@@ -19,7 +18,7 @@ PROMPTS = [[7, 8, 9], list(range(40)), [*list(range(37)), 99], [5], list(range(2
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("block_tokens", [1, 4, 16])
 @pytest.mark.parametrize("room", [64, 200])
-def test_tokens_are_the_same_whatever_memory_and_chunks(shared, prefix_cache, chunked, block_tokens, room):
+def test_tokens_are_the_same_whatever_memory_and_chunks(parts, shared, prefix_cache, chunked, block_tokens, room):
     engine = parts.make_engine(
         blocks=room // block_tokens,
         block_tokens=block_tokens,
@@ -54,7 +53,7 @@ def tokens_of(events, request_id, index=0):
     return tuple(e.token_id for e in events if (e.request_id, e.index) == (request_id, index) and e.token_id >= 0)
 
 
-def test_text_and_messages_are_tokenized_and_text_comes_back():
+def test_text_and_messages_are_tokenized_and_text_comes_back(parts):
     engine = parts.make_engine()
     messages = [{"role": "user", "content": "hi"}]
 
@@ -65,7 +64,7 @@ def test_text_and_messages_are_tokenized_and_text_comes_back():
     assert text.text == engine.tokenizer.decode(text.token_ids)
 
 
-def test_the_streamed_pieces_join_to_the_completion():
+def test_the_streamed_pieces_join_to_the_completion(parts):
     engine = parts.make_engine()
     rid = engine.add(greedy("abc", 40))
     events = drain(engine)
@@ -75,7 +74,7 @@ def test_the_streamed_pieces_join_to_the_completion():
     assert (events[-1].prompt_tokens, events[-1].cached_tokens) == (3, 0)
 
 
-def test_an_end_token_ends_the_answer_without_its_text():
+def test_an_end_token_ends_the_answer_without_its_text(parts):
     expected = parts.expected_greedy([3], 30)
     end = expected[7]
     engine = parts.make_engine()
@@ -88,7 +87,7 @@ def test_an_end_token_ends_the_answer_without_its_text():
     assert done.text == engine.tokenizer.decode(done.token_ids[:-1])
 
 
-def test_min_tokens_keeps_the_end_away():
+def test_min_tokens_keeps_the_end_away(parts):
     engine = parts.make_engine()
     biased = {"logit_bias": {parts.EOS: 100.0}, "temperature": 0.0, "max_tokens": 20}
 
@@ -97,7 +96,7 @@ def test_min_tokens_keeps_the_end_away():
     assert (len(short.token_ids), len(long.token_ids)) == (1, 10)
 
 
-def test_a_stop_string_ends_the_answer():
+def test_a_stop_string_ends_the_answer(parts):
     engine = parts.make_engine()
     params = SamplingParams(max_tokens=30, temperature=0.0, stop="zz", logit_bias={ord("z"): 100.0})
 
@@ -106,7 +105,7 @@ def test_a_stop_string_ends_the_answer():
     assert (done.finish, done.text, len(done.token_ids)) == ("stop", "", 2)
 
 
-def test_the_last_length_ends_the_answer_when_the_model_is_full():
+def test_the_last_length_ends_the_answer_when_the_model_is_full(parts):
     engine = parts.make_engine(max_len=20)
 
     (done,) = engine.generate([greedy(list(range(15)), 100)])
@@ -116,7 +115,7 @@ def test_the_last_length_ends_the_answer_when_the_model_is_full():
 
 @pytest.mark.parametrize("n", [2, 5])
 @pytest.mark.parametrize("blocks", [16, 64])
-def test_choices_of_one_request_share_the_prompt_and_differ_by_index(n, blocks):
+def test_choices_of_one_request_share_the_prompt_and_differ_by_index(parts, n, blocks):
     engine = parts.make_engine(blocks=blocks)
     prompt = list(range(21))
     params = SamplingParams(max_tokens=10, n=n, seed=11, ignore_eos=True)
@@ -133,7 +132,7 @@ def test_choices_of_one_request_share_the_prompt_and_differ_by_index(n, blocks):
     assert engine.stats().blocks.referenced == 0
 
 
-def test_seeded_requests_repeat_and_unseeded_ones_follow_the_engines_seed():
+def test_seeded_requests_repeat_and_unseeded_ones_follow_the_engines_seed(parts):
     def run(seed, engine_seed):
         request = Request([1, 2], SamplingParams(max_tokens=20, seed=seed, ignore_eos=True))
         return [c.token_ids for c in parts.make_engine(seed=engine_seed).generate([greedy([5]), request, request])]
@@ -143,7 +142,7 @@ def test_seeded_requests_repeat_and_unseeded_ones_follow_the_engines_seed():
     assert len(set(run(None, 3)[1:])) == 2
 
 
-def test_a_forked_request_goes_on_where_its_origin_was():
+def test_a_forked_request_goes_on_where_its_origin_was(parts):
     engine = parts.make_engine()
     prompt = list(range(10))
     rid = engine.add(greedy(prompt, 30))
@@ -158,7 +157,7 @@ def test_a_forked_request_goes_on_where_its_origin_was():
     assert sum(count for plan in engine.runner.plans for _, _, count, _ in plan) == 10 + 29 + 5 + 7
 
 
-def test_forks_of_a_finished_request_reuse_what_is_left_of_it():
+def test_forks_of_a_finished_request_reuse_what_is_left_of_it(parts):
     engine = parts.make_engine()
     (done,) = engine.generate([greedy(list(range(16)), 8)])
     (child,) = engine.fork(done.request_id)
@@ -168,7 +167,7 @@ def test_forks_of_a_finished_request_reuse_what_is_left_of_it():
     assert events[-1].cached_tokens == 23
 
 
-def test_a_fork_needs_a_suffix_for_each():
+def test_a_fork_needs_a_suffix_for_each(parts):
     engine = parts.make_engine()
     rid = engine.add(greedy([1]))
 
@@ -177,7 +176,7 @@ def test_a_fork_needs_a_suffix_for_each():
 
 
 @pytest.mark.parametrize("when", [1, 2, 5, 9])
-def test_a_parked_request_resumes_without_computing_anything_again(when):
+def test_a_parked_request_resumes_without_computing_anything_again(parts, when):
     engine = parts.make_engine()
     prompt = list(range(50))
     rid = engine.add(greedy(prompt))
@@ -193,7 +192,7 @@ def test_a_parked_request_resumes_without_computing_anything_again(when):
     assert sum(count for plan in engine.runner.plans for _, _, count, _ in plan) == 50 + 11
 
 
-def test_a_request_parked_before_it_ran_waits_again_when_resumed():
+def test_a_request_parked_before_it_ran_waits_again_when_resumed(parts):
     engine = parts.make_engine()
     rid = engine.add(greedy([1, 2]))
     engine.park(rid)
@@ -203,7 +202,7 @@ def test_a_request_parked_before_it_ran_waits_again_when_resumed():
     assert tokens_of(drain(engine), rid) == parts.expected_greedy([1, 2], 12)
 
 
-def test_choices_can_be_parked_and_resumed_together():
+def test_choices_can_be_parked_and_resumed_together(parts):
     request = Request(list(range(9)), SamplingParams(max_tokens=10, n=3, seed=4, ignore_eos=True))
     expected = [c.token_ids for c in parts.make_engine().generate([request])]
     for when in range(1, 8):
@@ -217,7 +216,7 @@ def test_choices_can_be_parked_and_resumed_together():
         assert [tokens_of(events, rid, i) for i in range(3)] == expected
 
 
-def test_a_finished_request_can_be_extended_with_its_memory_kept():
+def test_a_finished_request_can_be_extended_with_its_memory_kept(parts):
     engine = parts.make_engine()
     (done,) = engine.generate([greedy(list(range(6)), 5)])
     engine.extend(done.request_id, [41, 42])
@@ -227,7 +226,7 @@ def test_a_finished_request_can_be_extended_with_its_memory_kept():
     assert engine.runner.plans[-5] == [(done.request_id, 10, 3, True)]
 
 
-def test_a_parked_request_can_be_extended_and_goes_on_at_once():
+def test_a_parked_request_can_be_extended_and_goes_on_at_once(parts):
     engine = parts.make_engine()
     rid = engine.add(greedy(list(range(6)), 20))
     events = [e for _ in range(4) for e in engine.step()]
@@ -239,7 +238,7 @@ def test_a_parked_request_can_be_extended_and_goes_on_at_once():
     assert tokens_of(later, rid) == parts.expected_greedy([*range(6), *so_far, 41, 42], 3)
 
 
-def test_an_extension_survives_the_loss_of_the_memory():
+def test_an_extension_survives_the_loss_of_the_memory(parts):
     engine = parts.make_engine(blocks=16, max_finished=9)
     (done,) = engine.generate([greedy(list(range(6)), 5)])
     for start in range(100, 104):
@@ -249,7 +248,7 @@ def test_an_extension_survives_the_loss_of_the_memory():
     assert tokens_of(drain(engine), done.request_id) == parts.expected_greedy([*range(6), *done.token_ids, 41], 5)
 
 
-def test_only_what_stands_still_can_be_extended():
+def test_only_what_stands_still_can_be_extended(parts):
     engine = parts.make_engine(max_finished=1)
     rid = engine.add(greedy([1]))
 
@@ -265,7 +264,7 @@ def test_only_what_stands_still_can_be_extended():
 
 
 @pytest.mark.parametrize("when", range(6))
-def test_a_cancelled_request_is_gone_within_a_step_and_changes_no_other(when):
+def test_a_cancelled_request_is_gone_within_a_step_and_changes_no_other(parts, when):
     engine = parts.make_engine(max_batch_tokens=8)
     stays, goes = engine.add(greedy(list(range(20)))), engine.add(greedy(list(range(7, 30)), adapter="fr"))
     events = [e for _ in range(when) for e in engine.step()]
@@ -283,7 +282,7 @@ def test_a_cancelled_request_is_gone_within_a_step_and_changes_no_other(when):
     assert engine.step() == []
 
 
-def test_one_row_of_nan_ends_its_request_and_leaves_no_prefix():
+def test_one_row_of_nan_ends_its_request_and_leaves_no_prefix(parts):
     engine = parts.make_engine()
     requests = [greedy(list(range(9)), adapter=a) for a in (None, "fr")]
     good, bad = [engine.add(request) for request in requests]
@@ -298,7 +297,7 @@ def test_one_row_of_nan_ends_its_request_and_leaves_no_prefix():
         engine.extend(bad, [1])
 
 
-def test_adapters_never_share_prefixes_and_a_reload_is_another_adapter():
+def test_adapters_never_share_prefixes_and_a_reload_is_another_adapter(parts):
     engine = parts.make_engine()
     prompt = list(range(16))
     before = engine.generate([greedy(prompt, adapter="fr"), greedy(prompt, adapter="de"), greedy(prompt)])
@@ -310,7 +309,7 @@ def test_adapters_never_share_prefixes_and_a_reload_is_another_adapter():
     assert after.token_ids == parts.expected_greedy(prompt, 12, b"fr@/adapters/fr-2")
 
 
-def test_a_running_request_ends_on_the_adapter_it_started_with():
+def test_a_running_request_ends_on_the_adapter_it_started_with(parts):
     engine = parts.make_engine(blocks=10)
     first = engine.add(greedy([1, 2], 30, adapter="fr"))
     events = [e for _ in range(3) for e in engine.step()]
@@ -324,7 +323,7 @@ def test_a_running_request_ends_on_the_adapter_it_started_with():
     assert tokens_of(events, second) == parts.expected_greedy([3, 4], 30, b"de@/adapters/de-2")
 
 
-def test_a_cache_salt_keeps_tenants_apart():
+def test_a_cache_salt_keeps_tenants_apart(parts):
     engine = parts.make_engine()
     prompt = list(range(16))
 
@@ -334,7 +333,7 @@ def test_a_cache_salt_keeps_tenants_apart():
     assert len({c.token_ids for c in done}) == 1
 
 
-def test_more_adapters_than_slots_take_turns():
+def test_more_adapters_than_slots_take_turns(parts):
     engine = parts.make_engine(slots=2)
     names = ["fr", "de", "it", "es"] * 2
 
@@ -344,7 +343,7 @@ def test_more_adapters_than_slots_take_turns():
         assert completion.token_ids == parts.expected_greedy([1], 12, engine.slots.digest(name))
 
 
-def test_an_adapter_that_cannot_be_loaded_ends_only_its_request():
+def test_an_adapter_that_cannot_be_loaded_ends_only_its_request(parts):
     engine = parts.make_engine()
 
     bad, good = engine.generate([greedy([1], adapter="bad"), greedy([1])])
@@ -353,7 +352,7 @@ def test_an_adapter_that_cannot_be_loaded_ends_only_its_request():
     assert good.finish == "length"
 
 
-def test_a_full_queue_says_so():
+def test_a_full_queue_says_so(parts):
     events = []
     engine = parts.make_engine(max_waiting=2, on_event=events.append)
     for _ in range(2):
@@ -366,7 +365,7 @@ def test_a_full_queue_says_so():
     assert len(engine.generate([])) == 0 if not engine.busy else drain(engine)
 
 
-def test_generate_feeds_a_short_queue():
+def test_generate_feeds_a_short_queue(parts):
     engine = parts.make_engine(max_waiting=2, max_sequences=2)
     seen = []
 
@@ -376,7 +375,7 @@ def test_generate_feeds_a_short_queue():
     assert sorted(c.request_id for c in seen) == list(range(20))
 
 
-def test_a_bad_request_among_many_ends_them_all():
+def test_a_bad_request_among_many_ends_them_all(parts):
     engine = parts.make_engine()
 
     with pytest.raises(RequestError, match="the prompt is empty"):
@@ -385,7 +384,7 @@ def test_a_bad_request_among_many_ends_them_all():
     assert engine.stats().blocks.referenced == 0
 
 
-def test_generate_wants_the_engine_for_itself():
+def test_generate_wants_the_engine_for_itself(parts):
     engine = parts.make_engine()
     engine.add(greedy([1]))
 
@@ -393,7 +392,7 @@ def test_generate_wants_the_engine_for_itself():
         engine.generate([greedy([2])])
 
 
-def test_stats_tell_what_runs():
+def test_stats_tell_what_runs(parts):
     engine = parts.make_engine(max_sequences=2)
     for name in (None, "fr", "fr"):
         engine.add(greedy([1, 2, 3], adapter=name))

@@ -10,7 +10,6 @@ import torch
 
 from llmsys.engine.adapter_pool import AdapterPool
 from llmsys.engine.runner import Runner
-from tests.engine.greedy import decode_greedily
 
 pytestmark = pytest.mark.xdist_group("smollm2")
 TIE = 1e-3
@@ -32,9 +31,9 @@ def forced_gaps(reference, prompt, answer):
 
 
 @pytest.fixture(scope="module")
-def answers(smollm2, prompts):
+def answers(smollm2, prompts, greedy):
     runner, _ = runner_for(smollm2)
-    return decode_greedily(runner, prompts, new_tokens=NEW_TOKENS, eos_ids=smollm2.tokenizer.eos_ids)
+    return greedy(runner, prompts, new_tokens=NEW_TOKENS, eos_ids=smollm2.tokenizer.eos_ids)
 
 
 def test_greedy_answers_to_forty_prompts_are_those_of_transformers(reference, prompts, answers):
@@ -52,22 +51,22 @@ def test_a_first_answer_equals_what_generate_returns(reference, prompts, answers
     assert full[0, ids.shape[1] :].tolist() == answers[0][:24]
 
 
-def test_prompts_in_chunks_give_the_same_answers(smollm2, prompts, answers):
+def test_prompts_in_chunks_give_the_same_answers(smollm2, prompts, answers, greedy):
     runner, _ = runner_for(smollm2)
     few = slice(0, 4)
 
-    chunked = decode_greedily(runner, prompts[few], new_tokens=16, eos_ids=smollm2.tokenizer.eos_ids, chunk_tokens=7)
+    chunked = greedy(runner, prompts[few], new_tokens=16, eos_ids=smollm2.tokenizer.eos_ids, chunk_tokens=7)
 
     assert [answer[:16] for answer in answers[few]] == chunked
 
 
-def test_a_mixed_batch_of_adapters_equals_peft_one_by_one(smollm2, reference, prompts, peft_adapters):
+def test_a_mixed_batch_of_adapters_equals_peft_one_by_one(smollm2, prompts, peft_adapters, greedy):
     names = list(peft_adapters)
     runner, pool = runner_for(smollm2, slots=8)
     for name, (path, _) in peft_adapters.items():
         pool.register(name, path)
     slots = [pool.acquire(name) for name in names]
-    mixed = decode_greedily(
+    mixed = greedy(
         runner, prompts[: len(names) + 1], new_tokens=24, eos_ids=smollm2.tokenizer.eos_ids, slots=[*slots, -1]
     )
 
