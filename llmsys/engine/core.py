@@ -302,11 +302,13 @@ class Engine:
         events: list[TokenEvent] = []
         while self._cancelled:
             record = self._records.get(self._cancelled.popleft())
-            if record is not None:
-                record.held_back = []
-                events += [stream.close("cancelled") for stream in record.live()]
-        for event in events:
-            self._follow_up(event)
+            if record is None:
+                continue
+            record.held_back = []
+            ends = [stream.close("cancelled") for stream in record.live()]
+            for event in ends:
+                self._follow_up(event)
+            events += ends
         return events
 
     def _follow_up(self, event: TokenEvent) -> None:
