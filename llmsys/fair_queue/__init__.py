@@ -1,3 +1,5 @@
-"""Fair scheduling of tenants by tokens served (VTC): policies, a simulator, a filter and an audit."""
+"""Fair scheduling of tenants by tokens served (VTC): policies, traces, a filter, a simulator and an audit."""
 
-__all__: list[str] = []
+from llmsys.fair_queue.order import order_lines
+
+__all__ = ["order_lines"]

@@ -7,7 +7,7 @@ from llmsys.fair_queue.policy.fcfs import FirstComeFirstServed, RequestsPerMinut
 from llmsys.fair_queue.policy.prediction import MovingAverage, NoPrediction, Oracle, Predictor
 from llmsys.fair_queue.policy.protocol import QUEUED, Decision, Policy, Request, Throttled
 from llmsys.fair_queue.policy.registry import POLICIES, create
-from llmsys.fair_queue.policy.spec import PolicySpecError, check_weights, split_specs
+from llmsys.fair_queue.policy.spec import PolicySpecError, check_weights, parse_weights, split_specs
 from llmsys.fair_queue.policy.vtc import LeastCounterFirst, VirtualTokenCounter
 
 __all__ = [
@@ -37,5 +37,6 @@ __all__ = [
     "check_weights",
     "create",
     "engine_policy",
+    "parse_weights",
     "split_specs",
 ]

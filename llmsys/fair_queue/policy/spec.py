@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from llmsys.errors import UsageFault
 
-__all__ = ["Options", "PolicySpecError", "check_weights", "split_specs"]
+__all__ = ["Options", "PolicySpecError", "check_weights", "parse_weights", "split_specs"]
 
 
 class PolicySpecError(UsageFault, ValueError):
@@ -32,6 +32,22 @@ def check_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
         if not (math.isfinite(weight) and weight > 0):
             raise PolicySpecError(f"weight of tenant {tenant!r} is {weight}; expected a finite number above 0")
     return dict(weights or {})
+
+
+def parse_weights(pairs: Sequence[str] | None) -> dict[str, float]:
+    """The weights that a command line gives as TENANT=W. Raises PolicySpecError for what is no number above 0.
+
+    >>> parse_weights(["a=2", "b=0.5"])
+    {'a': 2.0, 'b': 0.5}
+    """
+    weights: dict[str, float] = {}
+    for pair in pairs or ():
+        tenant, _, value = pair.rpartition("=")
+        try:
+            weights[tenant] = float(value)
+        except ValueError:
+            raise PolicySpecError(f"weight {pair!r} is not TENANT=W, as in search=3") from None
+    return check_weights(weights)
 
 
 class Options:
