@@ -1,0 +1,105 @@
+"""Files that appear whole or not at all: written beside their place, synced, renamed.
+
+Knows nothing of what is written. A kill at any instruction leaves the old file as it was (and perhaps a `.NAME.*.tmp`
+beside it); two writers of one place leave the whole file of the later one. What is no regular file (/dev/stdout, a
+named pipe) cannot be renamed over and is written directly.
+"""
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["replace_file", "replace_path", "sync_directory"]
+
+NAMELESS_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a binary stream whose content becomes `path` when the block ends; an exception leaves `path` untouched.
+
+    A link keeps pointing where it points; an existing file keeps its permission bits. Raises OSError that names `path`
+    where it cannot be written, a full disk included.
+    """
+    target = Path(os.path.realpath(path))
+    with _naming(path):
+        if not _is_replaceable(target):
+            with target.open("wb") as stream:
+                yield stream
+            return
+        with _beside(target) as temporary, temporary.open("r+b") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+@contextmanager
+def replace_path(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` for a library that opens its files itself; it becomes `path` when the block ends.
+
+    The file exists already, empty; whoever replaces it by a file of its own is fine too. Raises as `replace_file` does.
+    """
+    target = Path(os.path.realpath(path))
+    with _naming(path), _beside(target) as temporary:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable: what was renamed into it stays after a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def beside(target: Path) -> Path:
+    """A name in the same directory that nobody else has."""
+    return target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}.tmp"
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A new empty file beside `target`, renamed over it at the end, removed on an exception."""
+    temporary = beside(target)
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+    try:
+        with suppress(FileNotFoundError):
+            os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))
+        os.close(descriptor)
+        yield temporary
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(target.parent)
+
+
+def _is_replaceable(target: Path) -> bool:
+    """Whether a rename may put a file there: nothing is there yet, or a regular file. A directory raises."""
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return True
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    return stat.S_ISREG(mode)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an OSError name the file that was asked for: the temporary's name means nothing, a full disk gives none."""
+    try:
+        yield
+    except OSError as error:
+        nameless = error.filename is None and error.errno in NAMELESS_FAULTS
+        if nameless or str(error.filename).endswith(".tmp"):
+            error.filename = str(path)
+        raise

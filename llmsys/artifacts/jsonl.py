@@ -1,0 +1,139 @@
+"""JSON Lines in and out: numbered lines, typed records, one line per record.
+
+Knows no record's fields: the type decides them. Fields that a type does not have are passed over, so that an older
+reader takes a newer writer's lines.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from llmsys.artifacts.compressed import open_source, reading_faults, source_name
+from llmsys.errors import BadInput
+
+__all__ = ["MAX_LINE_BYTES", "OnError", "decode_record", "encode", "read_lines", "read_records"]
+
+MAX_LINE_BYTES = 64 * 2**20
+UTF8_MARK = b"\xef\xbb\xbf"
+WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+OnError = Literal["fail", "skip"]
+T = TypeVar("T")
+
+_EXPECTED = re.compile(r"Expected (?P<right>.*?)(?:, got (?P<got>.*?))?(?: - at `(?P<path>.*)`)?", re.DOTALL)
+_ENCODE = msgspec.json.Encoder().encode
+
+
+def encode(record: object) -> bytes:
+    """One JSON line, newline included, of a Struct, a dataclass or plain values. NaN and infinities become null."""
+    return _ENCODE(record) + b"\n"
+
+
+def read_lines(source: str | Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (number from 1, line without its newline) of a file, or of stdin for `-`.
+
+    `.gz` and `.zst` are decompressed. Blank lines count and come as they are, the last line needs no newline, a UTF-8
+    byte order mark is dropped. Raises BadInput for a line over MAX_LINE_BYTES, UTF-16, and a cut or damaged archive;
+    OSError for a file that cannot be read.
+    """
+    with open_source(source) as stream:
+        number = 0
+        while True:
+            with reading_faults(source):
+                line = stream.readline(MAX_LINE_BYTES + 1)
+            if not line:
+                return
+            number += 1
+            if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+                raise BadInput(
+                    f"{source_name(source)}:{number}", f"a line over {MAX_LINE_BYTES >> 20} MiB", "one record per line"
+                )
+            if number == 1:
+                line = _without_mark(line, source)
+            yield number, line.removesuffix(b"\n")
+
+
+def read_records(
+    source: str | Path,
+    kind: type[T],
+    *,
+    on_error: str = "fail",
+    on_skip: Callable[[BadInput], None] | None = None,
+    check: Callable[[T], tuple[str, str] | None] | None = None,
+) -> Iterator[T]:
+    """Yield one `kind` per line that is not blank.
+
+    `check` looks at each record and returns None, or what is wrong and what would be right. A line that does not fit
+    raises BadInput at FILE:LINE; with on_error "skip" it goes to `on_skip` instead, and reading goes on. Faults of the
+    file itself (see `read_lines`) always raise.
+    """
+    if on_error not in ("fail", "skip"):
+        raise ValueError(f"on_error is {on_error!r}; expected 'fail' or 'skip'")
+    return _records(source, msgspec.json.Decoder(kind), on_skip if on_error == "skip" else _raise, check)
+
+
+def decode_record(line: bytes, decoder: msgspec.json.Decoder[T], where: str) -> T:
+    """One record of one line. Raises BadInput at `where`, with the path of the field that does not fit."""
+    try:
+        if not line.isascii():
+            line.decode()  # the decoder leaves fields that it passes over unchecked
+        return decoder.decode(line)
+    except UnicodeDecodeError as error:
+        raise BadInput(where, f"not UTF-8 (byte {error.start})", "UTF-8 text") from error
+    except RecursionError as error:
+        raise BadInput(where, "nested too deeply", "a record of ordinary depth") from error
+    except msgspec.ValidationError as error:
+        raise BadInput(where, *_explained(str(error))) from error
+    except msgspec.DecodeError as error:
+        raise BadInput(where, _lowered(str(error)), "one JSON object per line") from error
+
+
+def _records(
+    source: str | Path,
+    decoder: msgspec.json.Decoder[T],
+    refuse: Callable[[BadInput], None] | None,
+    check: Callable[[T], tuple[str, str] | None] | None,
+) -> Iterator[T]:
+    name = source_name(source)
+    for number, line in read_lines(source):
+        if not line or line.isspace():
+            continue
+        try:
+            record = decode_record(line, decoder, f"{name}:{number}")
+            if check is not None and (fault := check(record)):
+                raise BadInput(f"{name}:{number}", *fault)
+        except BadInput as error:
+            if refuse is not None:
+                refuse(error)
+            continue
+        yield record
+
+
+def _raise(error: BadInput) -> None:
+    raise error
+
+
+def _without_mark(line: bytes, source: str | Path) -> bytes:
+    if line.startswith(WIDE_MARKS):
+        raise BadInput(f"{source_name(source)}:1", "UTF-16 text", "UTF-8 text")
+    return line.removeprefix(UTF8_MARK)
+
+
+def _explained(message: str) -> tuple[str, str]:
+    """What is wrong and what would be right, from msgspec's sentence.
+
+    >>> _explained("Expected `int`, got `str` - at `$.prompt_tokens`")
+    ('`str` at `$.prompt_tokens`', '`int`')
+    """
+    found = _EXPECTED.fullmatch(message)
+    if found is None:
+        return _lowered(message), "a record of this format"
+    wrong = found["got"] or "a value out of range"
+    return (f"{wrong} at `{found['path']}`" if found["path"] else wrong), found["right"]
+
+
+def _lowered(message: str) -> str:
+    return message if message.startswith("JSON") else message[:1].lower() + message[1:]
