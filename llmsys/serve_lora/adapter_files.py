@@ -26,6 +26,7 @@ __all__ = [
     "TrainingRecord",
     "find_adapters",
     "new_directory",
+    "read_base_name",
     "read_training_record",
     "write_adapter",
 ]
@@ -44,6 +45,10 @@ class TrainingRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     steps: int = 0
     examples: int = 0
     final_loss: float = 0.0
+
+
+class _BaseName(msgspec.Struct):
+    base_model_name_or_path: str | None = None
 
 
 @contextmanager
@@ -92,6 +97,15 @@ def read_training_record(adapter: Path) -> TrainingRecord | None:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInput(str(file), str(error), "the record that `adapters make` wrote") from error
+
+
+def read_base_name(adapter: Path) -> str:
+    """The base model an adapter's configuration names, "" where it names none. Raises BadInput."""
+    file = adapter / CONFIG_FILE
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=_BaseName).base_model_name_or_path or ""
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInput(str(file), str(error), "the adapter_config.json that PEFT writes") from error
 
 
 def find_adapters(directory: Path) -> dict[str, Path]:
