@@ -62,5 +62,4 @@ def _message(error: Exception) -> str:
         return error.format_message()
     if isinstance(error, (LlmsysError, OSError)):
         return str(error)
-    bug = error.__cause__ if isinstance(error, typer.Abort) and error.__cause__ else error
-    return f"unexpected {type(bug).__name__}: {bug}; with LLMSYS_TRACEBACK=1 the run says where"
+    return f"unexpected {type(error).__name__}: {error}; with LLMSYS_TRACEBACK=1 the run says where"

@@ -29,11 +29,13 @@ class _Root(TyperGroup):
             self.add_command(command)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # noqa: ANN401
-        """Run the verb. A broken pipe that is not stdout's is a failure; Typer would end with 1 and say nothing."""
+        """Run the verb; Typer would say nothing of a broken pipe that is not stdout, nor of an early end of input."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise LlmsysError("a process or server that this verb writes to went away") from error
+        except EOFError as error:
+            raise LlmsysError("an input ended before it was whole") from error
 
 
 app = typer.Typer(

@@ -20,23 +20,38 @@ if TYPE_CHECKING:
 __all__ = ["guard_streams"]
 
 
-class _Guarded(io.FileIO):
-    """A descriptor that takes bytes until its first failure, hands that to `on_failure`, and drops the rest."""
+class _Guarded(io.BufferedWriter):
+    """A stream to a descriptor that works until its first failure, hands that to `on_failure`, and drops the rest.
+
+    The buffer is guarded, not the raw stream under it: a signal after a write in Python would make the buffer write the
+    same bytes again.
+    """
 
     def __init__(self, descriptor: int, on_failure: Callable[[OSError], None]) -> None:
-        super().__init__(descriptor, "w", closefd=False)
+        super().__init__(io.FileIO(descriptor, "w", closefd=False))
         self._on_failure = on_failure
         self._lost = False
 
     def write(self, data: "ReadableBuffer") -> int:
-        """Write the bytes, or drop them once the stream is lost."""
+        """Take the bytes, or drop them once the stream is lost."""
         if not self._lost:
             try:
                 return super().write(data)
             except OSError as error:
-                self._lost = True
-                self._on_failure(error)
+                self._fail(error)
         return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        """Write what the buffer holds; the interpreter does the same when it ends."""
+        if not self._lost:
+            try:
+                super().flush()
+            except OSError as error:
+                self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        self._lost = True
+        self._on_failure(error)
 
 
 def _stdout_failed(error: OSError) -> None:
@@ -60,9 +75,8 @@ def guard_streams() -> None:
 def _guarded(stream: TextIO | None, descriptor: int, on_failure: Callable[[OSError], None]) -> TextIO:
     if stream is None:  # closed by the caller: nothing is wanted, and its number must not go to the next file opened
         return open(os.devnull, "w", encoding="utf-8")
-    raw = _Guarded(descriptor, on_failure)
     return io.TextIOWrapper(
-        io.BufferedWriter(raw),
+        _Guarded(descriptor, on_failure),
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=getattr(stream, "line_buffering", False),

@@ -1,13 +1,15 @@
-"""Stand-ins for the parts outside the engine's control side: a runner, a tokenizer, adapter slots.
+"""Stand-ins for the parts outside the engine's control side, and the real models that many tests share.
 
 The runner is a 'language model' made of hashes: the state at a position depends on every token before it and on the
 adapter, and it is read from the stored row, never recomputed. So any mistake with rows, prefixes, forks or preemption
 changes the tokens that follow.
 """
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +19,9 @@ import torch
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
 from llmsys.engine.errors import AdapterBusy, AdapterError
+from llmsys.engine.sequence import Chunk, Plan, Request, Sequence
 
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 VOCAB = 259
 EOS = 256
 
@@ -189,3 +193,67 @@ def parts():
     """Everything above, by name."""
     names = (ByteTokenizer, Slots, HashRunner, make_engine, expected_greedy, check_blocks, logits_of, follow)
     return SimpleNamespace(**{item.__name__: item for item in names}, VOCAB=VOCAB, EOS=EOS)
+
+
+def decode_greedily(runner, prompts, *, new_tokens, eos_ids=frozenset(), slots=None, chunk_tokens=10_000):
+    """Greedy continuations of all prompts in one batch: a list of token ids per prompt, ended by an eos token."""
+    slots = slots or [-1] * len(prompts)
+    sequences = [
+        Sequence(
+            id=index, request=Request(prompt=list(ids)), token_ids=list(ids), prompt_tokens=len(ids), adapter_slot=slot
+        )
+        for index, (ids, slot) in enumerate(zip(prompts, slots, strict=True))
+    ]
+    for sequence in sequences:
+        while sequence.pending_tokens > 1:
+            count = min(chunk_tokens, sequence.pending_tokens - 1)
+            runner.execute(Plan((Chunk(sequence, sequence.computed_tokens, count, samples=False),)))
+            sequence.computed_tokens += count
+    live = list(sequences)
+    for _ in range(new_tokens):
+        plan = Plan(tuple(Chunk(s, s.computed_tokens, 1, samples=True) for s in live))
+        chosen = runner.execute(plan).argmax(dim=-1).tolist()
+        for sequence, token in zip(live, chosen, strict=True):
+            sequence.computed_tokens += 1
+            sequence.token_ids.append(token)
+            if token in eos_ids:
+                runner.release(sequence.id)
+        live = [s for s in live if s.token_ids[-1] not in eos_ids]
+        if not live:
+            break
+    for sequence in sequences:
+        runner.release(sequence.id)
+    return [sequence.token_ids[sequence.prompt_tokens :] for sequence in sequences]
+
+
+@pytest.fixture(scope="session")
+def greedy():
+    """`decode_greedily`: drives a runner the way the engine does, without scheduler or sampler."""
+    return decode_greedily
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The embedded model in float32."""
+    from llmsys.engine.loader import load_model
+
+    return load_model("smollm2", device=torch.device("cpu"), dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """transformers' own SmolLM2 in float32, read from the same file."""
+    from transformers import AutoModelForCausalLM
+
+    from llmsys.engine.loader import find_model
+
+    path = find_model("smollm2")
+    return AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
+def prompts(smollm2):
+    """Forty real questions as chat prompts, token ids."""
+    lines = (FIXTURES / "vicuna40.jsonl").read_text(encoding="utf-8").splitlines()
+    questions = [json.loads(line)["question"] for line in lines]
+    return [smollm2.tokenizer.apply_chat([{"role": "user", "content": text}]) for text in questions]

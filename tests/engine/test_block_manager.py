@@ -140,7 +140,7 @@ def test_a_retained_sequence_that_comes_back_with_another_adapter_starts_anew():
     assert store.released == [1]
 
 
-def test_no_room_changes_nothing(parts):
+def test_no_room_changes_nothing():
     blocks, store = manager(blocks=4)
     run(blocks, 1, list(range(12)))
     before = blocks.counts, list(blocks.tables())
