@@ -75,7 +75,9 @@ def gguf_to_peft(source: Path, destination: Path, config: ModelConfig) -> None:
     }
     if all(torch.equal(value, value.bfloat16().float()) for value in tensors.values()):
         tensors = {name: value.bfloat16() for name, value in tensors.items()}
-    write_adapter(destination, tensors, _peft_config(factors, _text(reader, "general.base_model.0.name")), TrainingRecord())
+    write_adapter(
+        destination, tensors, _peft_config(factors, _text(reader, "general.base_model.0.name")), TrainingRecord()
+    )
 
 
 def _read_factors(source: Path, reader: Any, config: ModelConfig) -> list[Factor]:  # noqa: ANN401

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from llmsys.artifacts import BatchBody, BatchRequest
-from llmsys.engine import EngineError, Request, SamplingParams
+from llmsys.engine.errors import EngineError
+from llmsys.engine.sequence import Request, SamplingParams
 
 __all__ = ["CHAT_URL", "COMPLETION_URL", "Catalogue", "Refusal", "engine_request"]
 

@@ -71,13 +71,42 @@ class CostReport:
 
     def as_record(self) -> dict[str, object]:
         """The report as JSON values."""
-        rows = [row.group | {k: v for k, v in asdict(row).items() if k != "group"} | {"cost": row.cost} for row in self.rows]
+        rows = [
+            row.group | {k: v for k, v in asdict(row).items() if k != "group"} | {"cost": row.cost} for row in self.rows
+        ]
         return {
             "currency": self.currency,
             "rows": rows,
             "balance": asdict(self.balance),
             "torn_lines": self.torn_lines,
         }
+
+    def table(self) -> list[dict[str, str | int | float]]:
+        """One row per group, with its share of the device seconds charged."""
+        charged_s = math.fsum(row.device_s for row in self.rows)
+        return [
+            {
+                **row.group,
+                "prompt_tokens": row.prompt_tokens,
+                "output_tokens": row.output_tokens,
+                "device_s": row.device_s,
+                "share": row.device_s / charged_s if charged_s > 0 else 0.0,
+                "memory_cost": row.memory_cost,
+                "cost": row.cost,
+            }
+            for row in self.rows
+        ]
+
+    def balance_line(self) -> str:
+        """The balance as one sentence."""
+        sums = self.balance
+        total = sums.charged + sums.overhead + sums.idle
+        verdict = "balances" if sums.holds else "DOES NOT BALANCE"
+        cut = f"; {self.torn_lines} line(s) cut by a kill" if self.torn_lines else ""
+        return (
+            f"charged {sums.charged:.9g} + overhead {sums.overhead:.9g} + idle {sums.idle:.9g} = {total:.9g} of "
+            f"{sums.owed:.9g} {self.currency} (devices × time × price): {verdict}{cut}"
+        )
 
 
 def _hour(run: LedgerRun, window: Window, _: Part) -> str:
@@ -121,7 +150,12 @@ def read_ledger(path: str | Path) -> tuple[list[LedgerRun], int]:
 
 
 def report_cost(
-    runs: Iterable[LedgerRun], *, by: list[str], idle: str = "platform", prices: PriceList | None = None, torn_lines: int = 0
+    runs: Iterable[LedgerRun],
+    *,
+    by: list[str],
+    idle: str = "platform",
+    prices: PriceList | None = None,
+    torn_lines: int = 0,
 ) -> CostReport:
     """Add up runs by the groupings named.
 

@@ -15,7 +15,7 @@ import msgspec
 from llmsys.serve_lora.prices import PriceList
 from llmsys.serve_lora.step_cost import StepModel, StepRow, split_step
 
-__all__ = ["Ledger", "Opening", "Part", "Window"]
+__all__ = ["VERSION", "Ledger", "Opening", "Part", "Window"]
 
 VERSION = 1
 WINDOW_S = 1.0
@@ -135,7 +135,6 @@ class Ledger:
         self._stream.write(msgspec.json.encode(record) + b"\n")
         self._stream.flush()
         os.fsync(self._stream.fileno())
-
 
 
 def _open_to_append(path: Path) -> BinaryIO:

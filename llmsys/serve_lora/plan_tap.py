@@ -3,9 +3,12 @@
 An executor that hands every plan on unchanged and keeps the rows of it. Knows nothing of cost.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor
 
-from llmsys.engine import Chunk, Executor, Plan
+from llmsys.engine.parts import Executor
+from llmsys.engine.sequence import Chunk, Plan
 from llmsys.serve_lora.step_cost import StepRow
 
 __all__ = ["PlanTap"]
@@ -14,9 +17,9 @@ __all__ = ["PlanTap"]
 class PlanTap:
     """An engine's executor with an ear: `take` gives the rows since the last call, and their new tokens."""
 
-    def __init__(self, executor: Executor, *, ranks: dict[str, int]) -> None:
+    def __init__(self, executor: Executor, *, rank_of: Callable[[str], int]) -> None:
         self._executor = executor
-        self._ranks = ranks
+        self._rank_of = rank_of
         self._rows: list[StepRow] = []
         self._sampled: list[int] = []
 
@@ -59,7 +62,7 @@ class PlanTap:
             request=sequence.request.request_id,
             tenant=sequence.request.tenant,
             adapter=adapter,
-            rank=self._ranks.get(adapter, 0),
+            rank=self._rank_of(adapter) if adapter else 0,
             prefill_tokens=0 if decodes else chunk.count,
             decode_tokens=chunk.count if decodes else 0,
             context_tokens=chunk.start + chunk.count,

@@ -85,9 +85,7 @@ def split_step(seconds: float, rows: Sequence[StepRow], model: StepModel) -> lis
 
 def _own(row: StepRow, model: StepModel) -> float:
     return (
-        model.prefill_s * row.prefill_tokens
-        + model.decode_s * row.decode_tokens
-        + model.context_s * row.context_tokens
+        model.prefill_s * row.prefill_tokens + model.decode_s * row.decode_tokens + model.context_s * row.context_tokens
     )
 
 

@@ -17,7 +17,7 @@ TWO_PARAGRAPHS = (
     "Rain falls from the clouds when small drops meet and grow heavy.\n\n"
     "It feeds the rivers, the fields and the wells, and then it returns to the sea."
 )
-answers = st.text(st.sampled_from("aé bX 1.,:!?*-#\"\\\n"), min_size=1, max_size=80).filter(str.split)
+answers = st.text(st.sampled_from('aé bX 1.,:!?*-#"\\\n'), min_size=1, max_size=80).filter(str.split)
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
