@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["replace_file", "replace_path", "sync_directory"]
+__all__ = ["name_beside", "replace_file", "replace_path", "sync_directory"]
 
 NAMELESS_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
@@ -42,7 +42,8 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
 def replace_path(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` for a library that opens its files itself; it becomes `path` when the block ends.
 
-    The file exists already, empty; whoever replaces it by a file of its own is fine too. Raises as `replace_file` does.
+    The file exists already, empty; a library that puts a file of its own there (safetensors does, readable by its
+    owner alone) does not change the permission bits. Raises as `replace_file` does.
     """
     target = Path(os.path.realpath(path))
     with _naming(path), _beside(target) as temporary:
@@ -60,7 +61,7 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def beside(target: Path) -> Path:
+def name_beside(target: Path) -> Path:
     """A name in the same directory that nobody else has."""
     return target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}.tmp"
 
@@ -68,13 +69,15 @@ def beside(target: Path) -> Path:
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """A new empty file beside `target`, renamed over it at the end, removed on an exception."""
-    temporary = beside(target)
+    temporary = name_beside(target)
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+    mode = os.fstat(descriptor).st_mode
+    os.close(descriptor)
     try:
         with suppress(FileNotFoundError):
-            os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))
-        os.close(descriptor)
+            mode = target.stat().st_mode
         yield temporary
+        temporary.chmod(stat.S_IMODE(mode))
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -143,6 +143,27 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
         stream.write(b"x" * 2**20)
 
 
+def test_a_disk_that_fills_up_halfway_leaves_the_old_file_and_names_it(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    script = """
+import resource, sys
+from pathlib import Path
+from llmsys.artifacts import replace_file
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    with replace_file(Path(sys.argv[1])) as stream:
+        stream.write(b"new" * 1000)
+except OSError as error:
+    print(error.filename)
+"""
+    printed = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True).stdout
+
+    assert printed == f"{path}\n"
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize("opener", [replace_file, replace_path])
 def test_a_missing_directory_is_an_error_that_names_the_file_asked_for(tmp_path, opener):
     path = tmp_path / "none" / "file"
