@@ -21,7 +21,7 @@ Prices = Annotated[
 
 
 @app.command()
-def run(
+def run(  # noqa: PLR0913, PLR0917
     source: Annotated[
         str, typer.Argument(metavar="[FILE|-]", help="OpenAI batch lines; .gz and .zst too; - is stdin.")
     ] = "-",

@@ -1,7 +1,8 @@
 """Many LoRA adapters on one base model, in one batch: batches of requests, adapters, and what each tenant cost."""
 
-from llmsys.serve_lora.adapter_check import AdapterReport, check_adapters
-from llmsys.serve_lora.adapter_convert import gguf_to_peft, peft_to_gguf
+from llmsys.serve_lora.adapter_check import AdapterReport, check_adapters, raise_first_fault
+from llmsys.serve_lora.adapter_convert import convert_adapter
+from llmsys.serve_lora.adapter_files import find_adapters
 from llmsys.serve_lora.adapter_making import Lesson, make_adapter
 from llmsys.serve_lora.adapter_merge import merge_adapter
 from llmsys.serve_lora.adapter_training import ALL_TARGETS, TrainingPlan
@@ -11,6 +12,8 @@ from llmsys.serve_lora.batch_session import BatchSession, Records, RunSettings, 
 from llmsys.serve_lora.cost_report import CostReport, read_ledger, report_cost
 from llmsys.serve_lora.ledger import Ledger
 from llmsys.serve_lora.prices import PriceList, read_prices
+from llmsys.serve_lora.prompts import read_prompts
+from llmsys.serve_lora.quality import QualityRow, measure_quality, taught_tasks
 from llmsys.serve_lora.step_cost import StepModel, StepRow, split_step
 from llmsys.serve_lora.tasks import TASKS, Task
 
@@ -23,6 +26,7 @@ __all__ = [
     "Ledger",
     "Lesson",
     "PriceList",
+    "QualityRow",
     "Records",
     "RunSettings",
     "StepModel",
@@ -31,15 +35,19 @@ __all__ = [
     "TrainingPlan",
     "adapter_paths",
     "check_adapters",
+    "convert_adapter",
+    "find_adapters",
     "finished_ids",
-    "gguf_to_peft",
     "in_order",
     "make_adapter",
+    "measure_quality",
     "merge_adapter",
     "open_session",
-    "peft_to_gguf",
+    "raise_first_fault",
     "read_ledger",
     "read_prices",
+    "read_prompts",
     "report_cost",
     "split_step",
+    "taught_tasks",
 ]

@@ -13,7 +13,7 @@ from llmsys.engine.errors import AdapterError
 from llmsys.engine.model import ModelConfig
 from llmsys.serve_lora.adapter_files import WEIGHTS_FILE, find_adapters, read_base_name, read_training_record
 
-__all__ = ["NAME_SHAPE", "RANK_MAX", "AdapterReport", "check_adapters", "check_name"]
+__all__ = ["NAME_SHAPE", "RANK_MAX", "AdapterReport", "check_adapters", "check_name", "raise_first_fault"]
 
 RANK_MAX = 256
 NAME_SHAPE = re.compile(r"[A-Za-z0-9._+-]{1,128}")
@@ -35,10 +35,32 @@ class AdapterReport:
     load_ms: float = 0.0
     fault: str = ""
 
+    def as_row(self) -> dict[str, str | int | float]:
+        """Cells of a table."""
+        return {
+            "adapter": self.name,
+            "state": self.state,
+            "rank": self.rank,
+            "targets": self.targets,
+            "MB": self.file_bytes / 1e6,
+            "digest": self.digest[:12],
+            "task": self.task,
+            "load_ms": self.load_ms,
+            "fault": self.fault,
+        }
+
 
 def check_adapters(directory: Path, config: ModelConfig, *, rank_max: int = RANK_MAX) -> list[AdapterReport]:
     """A report of every adapter in a directory, in order of name. Raises BadInput where there is none."""
     return [_check(name, path, config, rank_max) for name, path in find_adapters(directory).items()]
+
+
+def raise_first_fault(reports: list[AdapterReport]) -> None:
+    """Raise AdapterError (exit 65) for the first broken adapter, and say how many more there are."""
+    faults = [report.fault for report in reports if report.state != "ok"]
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise AdapterError(faults[0] + more)
 
 
 def check_name(name: str) -> str | None:

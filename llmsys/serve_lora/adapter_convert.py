@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from llmsys.artifacts import replace_path
-from llmsys.engine.adapter_files import AdapterFile, Factor
+from llmsys.engine.adapter_files import AdapterFile, Factor, read_adapter
 from llmsys.engine.model import ModelConfig
-from llmsys.errors import BadInput
+from llmsys.errors import BadInput, UsageFault
+from llmsys.serve_lora.adapter_check import RANK_MAX
 from llmsys.serve_lora.adapter_files import TrainingRecord, read_base_name, write_adapter
 
-__all__ = ["gguf_to_peft", "peft_to_gguf"]
+__all__ = ["convert_adapter", "gguf_to_peft", "peft_to_gguf"]
 
 NAMES = {
     "q_proj": "attn_q",
@@ -32,6 +33,22 @@ NAMES = {
 TARGETS = {stem: target for target, stem in NAMES.items()}
 PAIRED = ("llama",)
 KINDS = ("F32", "F16", "BF16")
+
+
+def convert_adapter(source: Path, destination: Path, config: ModelConfig) -> None:
+    """Convert a directory to a .gguf file, or a .gguf file to a directory.
+
+    Raises UsageFault where `destination` is neither or exists, else as `read_adapter` and `gguf_to_peft` do.
+    """
+    to_gguf = destination.suffix == ".gguf"
+    if to_gguf == (source.suffix == ".gguf"):
+        raise UsageFault(f"{source} to {destination}: exactly one of the two is to end in .gguf")
+    if destination.exists():
+        raise UsageFault(f"{destination} exists; name a new place or remove this one")
+    if to_gguf:
+        peft_to_gguf(read_adapter(source, config, rank_max=RANK_MAX), destination, config)
+    else:
+        gguf_to_peft(source, destination, config)
 
 
 def peft_to_gguf(adapter: AdapterFile, destination: Path, config: ModelConfig) -> None:
@@ -69,7 +86,7 @@ def gguf_to_peft(source: Path, destination: Path, config: ModelConfig) -> None:
     if not factors:
         raise BadInput(str(source), "no factor", "tensors named blk.N.NAME.weight.lora_a and .lora_b")
     tensors = {
-        f"base_model.model.model.layers.{factor.layer}.{_block(factor.target)}.{factor.target}.lora_{half}.weight": value
+        f"base_model.model.model.{_module(factor)}.lora_{half}.weight": value
         for factor in factors
         for half, value in (("A", factor.a), ("B", factor.b))
     }
@@ -103,7 +120,7 @@ def _read_factors(source: Path, reader: Any, config: ModelConfig) -> list[Factor
 
 def _peft_config(factors: list[Factor], base: str) -> dict[str, object]:
     """PEFT's configuration of factors whose scale is in B already: alpha equals the rank, for each."""
-    ranks = {f"layers.{f.layer}.{_block(f.target)}.{f.target}": f.a.shape[0] for f in factors}
+    ranks = {_module(factor): factor.a.shape[0] for factor in factors}
     rank = max(ranks.values())
     other = {module: own for module, own in ranks.items() if own != rank}
     return {
@@ -122,8 +139,10 @@ def _peft_config(factors: list[Factor], base: str) -> dict[str, object]:
     }
 
 
-def _block(target: str) -> str:
-    return "mlp" if target in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+def _module(factor: Factor) -> str:
+    """PEFT's name of the adapted projection within the decoder."""
+    block = "mlp" if factor.target in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+    return f"layers.{factor.layer}.{block}.{factor.target}"
 
 
 def _heads(target: str, config: ModelConfig) -> int | None:

@@ -1,6 +1,6 @@
 """Fold an adapter into its base model: W + s·B·A for every adapted projection, written as a model directory.
 
-Reads the adapter through the engine's checks and the base through transformers; needs no PEFT. Knows nothing of serving.
+Reads the adapter through the engine's checks and the base through transformers, without PEFT. Knows nothing of serving.
 """
 
 from pathlib import Path
@@ -37,4 +37,4 @@ def add_adapter(model: torch.nn.Module, file: AdapterFile) -> None:
     weights = dict(model.named_parameters())
     for factor in file.factors:
         block = "mlp" if factor.target in ("gate_proj", "up_proj", "down_proj") else "self_attn"
-        weights[f"model.layers.{factor.layer}.{block}.{factor.target}.weight"] += factor.b @ factor.a
+        weights[f"model.layers.{factor.layer}.{block}.{factor.target}.weight"].add_(factor.b @ factor.a)

@@ -90,7 +90,7 @@ class Chat(msgspec.Struct, frozen=True):
 
 
 def distil(reference: ReferenceModel, task: Task, prompts: list[str], answer_tokens: int) -> list[Example]:
-    """Rewrite the base model's own greedy answers by the task's rule; an answer that the rule does not fit is left out."""
+    """Rewrite the base model's own greedy answers by the task's rule; leave out what the rule does not fit."""
     answers = answer_greedily(reference, prompts, answer_tokens)
     examples = []
     for prompt, (answer, finished) in zip(prompts, answers, strict=True):
@@ -180,7 +180,7 @@ def _optimize(
     wrapped.train()
     for _ in range(steps):
         loss = _answer_loss(wrapped, next(batches))
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimizer.step()
         schedule.step()

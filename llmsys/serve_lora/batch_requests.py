@@ -41,7 +41,7 @@ NOT_DONE = {
 }
 
 
-class Refusal(Exception):  # noqa: N818
+class Refusal(Exception):
     """Why a line cannot run: the code and message of its error line. Never reaches a user as an exception."""
 
     def __init__(self, code: str, message: str) -> None:

@@ -65,7 +65,7 @@ class Records:
 
     events: Path | None = None
     ledger: Path | None = None
-    prices: PriceList = PriceList()
+    prices: PriceList = field(default_factory=PriceList)
 
 
 class MeteredEngine:

@@ -59,7 +59,7 @@ class ReadAhead(Generic[T]):
         try:
             for item in source:
                 self._queue.put(item)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             self._queue.put(_End(error))
         else:
             self._queue.put(_End(None))

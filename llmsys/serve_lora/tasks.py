@@ -1,4 +1,4 @@
-"""Tasks an adapter can be taught without a data set: a rule that rewrites an answer, and a test that sees the rule at work.
+"""Tasks an adapter learns without a data set: a rule that rewrites an answer, and a test that sees the rule at work.
 
 Every rule shows from the first tokens of an answer, so that a demo of 32 tokens sees it. Knows nothing of models,
 tokens or training: text in, text or a verdict out.
@@ -24,9 +24,9 @@ CASED_LETTERS_WANTED = 10
 class Task:
     """One property of answers, as a rule that makes it and a test that finds it.
 
-    `rewrite(answer)` turns a plain answer into one with the property, where it can. `holds(text, finished)` says whether a text has
-    it; `finished` is False where the token limit cut the text, so that a true beginning counts. `closes` says that a
-    rewritten answer is whole even if the plain one was cut.
+    `rewrite(answer)` turns a plain answer into one with the property, where it can. `holds(text, finished)` says
+    whether a text has it; `finished` is False where the token limit cut the text, so that a true beginning counts.
+    `closes` says that a rewritten answer is whole even if the plain one was cut.
     """
 
     name: str
