@@ -1,7 +1,8 @@
 """`llmsys serve-lora`: options in, `llmsys.serve_lora` called, records out."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,11 +11,39 @@ from llmsys.cli._render import note, progress, report, table
 from llmsys.cli._serve_lora_adapters import adapters
 from llmsys.cli._streams import records_out
 
+if TYPE_CHECKING:
+    from llmsys.serve_lora import PriceList, RunBook
+
 app = typer.Typer(help="Many LoRA adapters on one base model, in one batch.", rich_markup_mode=None)
 cost = typer.Typer(help="What a ledger adds up to.", rich_markup_mode=None)
 app.add_typer(adapters, name="adapters")
 app.add_typer(cost, name="cost")
 
+__all__ = ["app"]
+
+Source = Annotated[str, typer.Argument(metavar="[FILE|-]", help="OpenAI batch lines; .gz and .zst too; - is stdin.")]
+Model = Annotated[
+    str, typer.Option("--model", metavar="MODEL", help="Base model: a directory, a .gguf file, or smollm2.")
+]
+Adapters = Annotated[
+    Path | None, typer.Option("--adapters", metavar="DIR", help="Each sub-directory is an adapter, by its name.")
+]
+Adapter = Annotated[
+    list[str] | None, typer.Option("--adapter", metavar="NAME=PATH", help="One more adapter; repeat for more.")
+]
+Concurrency = Annotated[int, typer.Option("--concurrency", min=1, help="Sequences that run at once.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Limit of a line that names none.")]
+PolicySpec = Annotated[str, typer.Option("--policy", help="Who is admitted next, as in `llmsys fair-queue`.")]
+Ordered = Annotated[bool, typer.Option("--ordered", help="Results in the order of their lines.")]
+Resume = Annotated[
+    Path | None, typer.Option("--resume", metavar="OUT", help="Skip lines that OUT answers; append with >> OUT.")
+]
+EventsFile = Annotated[
+    Path | None, typer.Option("--events", metavar="FILE", help="Write what happened, for `fair-queue audit`.")
+]
+LedgerFile = Annotated[
+    Path | None, typer.Option("--ledger", metavar="FILE", help="Append what it cost, for `cost report`.")
+]
 Prices = Annotated[
     Path | None, typer.Option("--prices", metavar="FILE.toml", help="currency, device_per_hour, host_ram_gb_per_hour.")
 ]
@@ -22,33 +51,17 @@ Prices = Annotated[
 
 @app.command()
 def run(  # noqa: PLR0913, PLR0917
-    source: Annotated[
-        str, typer.Argument(metavar="[FILE|-]", help="OpenAI batch lines; .gz and .zst too; - is stdin.")
-    ] = "-",
-    model: Annotated[
-        str, typer.Option("--model", metavar="MODEL", help="Base model: a directory, a .gguf file, or smollm2.")
-    ] = "smollm2",
-    adapters: Annotated[
-        Path | None, typer.Option("--adapters", metavar="DIR", help="Each sub-directory is an adapter, by its name.")
-    ] = None,
-    adapter: Annotated[
-        list[str] | None, typer.Option("--adapter", metavar="NAME=PATH", help="One more adapter; repeat for more.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Sequences that run at once.")] = 64,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Limit of a line that names none.")] = 128,
-    policy: Annotated[
-        str, typer.Option("--policy", help="Who is admitted next: fcfs, vtc, … as in `llmsys fair-queue`.")
-    ] = "fcfs",
-    ordered: Annotated[bool, typer.Option("--ordered", help="Results in the order of their lines.")] = False,
-    resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="OUT", help="Skip lines that OUT answers; append to it: >> OUT.")
-    ] = None,
-    events: Annotated[
-        Path | None, typer.Option("--events", metavar="FILE", help="Write what happened, for `fair-queue audit`.")
-    ] = None,
-    ledger: Annotated[
-        Path | None, typer.Option("--ledger", metavar="FILE", help="Append what it cost, for `cost report`.")
-    ] = None,
+    source: Source = "-",
+    model: Model = "smollm2",
+    adapters: Adapters = None,
+    adapter: Adapter = None,
+    concurrency: Concurrency = 64,
+    max_tokens: MaxTokens = 128,
+    policy: PolicySpec = "fcfs",
+    ordered: Ordered = False,
+    resume: Resume = None,
+    events: EventsFile = None,
+    ledger: LedgerFile = None,
     prices: Prices = None,
     chrome_trace: ChromeTrace = None,
     on_error: OnError = "fail",
@@ -68,55 +81,39 @@ def run(  # noqa: PLR0913, PLR0917
 
     zcat day.jsonl.gz | llmsys serve-lora run - --adapters ./adapters --policy vtc --events day.events.jsonl
     """
-    from llmsys.artifacts import encode, read_requests, write_chrome_trace
+    from llmsys import gpu, serve_lora
+    from llmsys.artifacts import write_chrome_trace
     from llmsys.fair_queue.policy import engine_policy
-    from llmsys.gpu import set_threads
-    from llmsys.serve_lora import (
-        PriceList,
-        Records,
-        RunSettings,
-        adapter_paths,
-        finished_ids,
-        in_order,
-        open_session,
-        read_prices,
-    )
 
-    set_threads(threads)
-    settings = RunSettings(
-        model=model,
-        adapters=adapter_paths(adapters, adapter or []),
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        concurrency=concurrency,
-        max_tokens=max_tokens,
-        policy=engine_policy(policy),
-        policy_spec=policy,
+    gpu.set_threads(threads)
+    paths = serve_lora.adapter_paths(adapters, adapter or [])
+    scheduling = engine_policy(policy)
+    settings = serve_lora.RunSettings(
+        model, paths, device, dtype, seed, concurrency, max_tokens, policy=scheduling, policy_spec=policy
     )
-    price_list = read_prices(prices) if prices else PriceList()
-    done = finished_ids(resume) if resume else set()
-    lines = (
-        line
-        for line in read_requests(source, on_error=on_error, on_skip=lambda fault: note(f"skipped: {fault}"))
-        if line.custom_id not in done
-    )
+    records = serve_lora.Records(events, ledger, serve_lora.read_prices(prices))
+    lines = serve_lora.pending_lines(source, resume, on_error=on_error, on_skip=lambda fault: note(f"skipped: {fault}"))
     with (
         records_out(flush_each=True) as out,
         progress("requests") as advance,
-        open_session(settings, Records(events, ledger, price_list)) as session,
+        serve_lora.open_session(settings, records) as session,
     ):
-        results = session.results(lines)
-        for result in in_order(results) if ordered else (result for _, result in results):
+        for result in session.results(lines, ordered=ordered):
             out.write(result)
             advance(1)
     if chrome_trace:
         write_chrome_trace(chrome_trace, session.book.spans())
-    rows = session.book.totals.rows(price_list)
+    _show_totals(session.book, records.prices, json=json)
+
+
+def _show_totals(book: "RunBook", prices: "PriceList", *, json: bool) -> None:
+    """The run's summary on stderr, as stdout carries results: a table per tenant, or one JSON line."""
+    from llmsys.artifacts import encode
+
     if json:
-        note(encode(session.book.summary(price_list)).decode().rstrip())
+        sys.stderr.write(encode(book.summary(prices)).decode())
     else:
-        table(rows, title=f"cost in {price_list.currency}", stderr=True)
+        table(book.totals.table(prices), title=f"cost in {prices.currency}", stderr=True)
 
 
 @cost.command("report")
@@ -144,12 +141,7 @@ def cost_report(
     from llmsys.serve_lora import read_ledger, read_prices, report_cost
 
     runs, torn_lines = read_ledger(ledger)
-    found = report_cost(
-        runs,
-        by=by.split(","),
-        idle=idle,
-        prices=read_prices(prices) if prices else None,
-        torn_lines=torn_lines,
-    )
+    given = read_prices(prices) if prices else None
+    found = report_cost(runs, by=by.split(","), idle=idle, prices=given, torn_lines=torn_lines)
     report(found.as_record(), found.table(), title=f"cost in {found.currency}", json=json)
     note(found.balance_line())

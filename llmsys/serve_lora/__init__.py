@@ -6,14 +6,14 @@ from llmsys.serve_lora.adapter_files import find_adapters
 from llmsys.serve_lora.adapter_making import Lesson, make_adapter
 from llmsys.serve_lora.adapter_merge import merge_adapter
 from llmsys.serve_lora.adapter_training import ALL_TARGETS, TrainingPlan
-from llmsys.serve_lora.batch_files import adapter_paths, finished_ids
-from llmsys.serve_lora.batch_run import in_order
+from llmsys.serve_lora.batch_files import adapter_paths, finished_ids, pending_lines
 from llmsys.serve_lora.batch_session import BatchSession, Records, RunSettings, open_session
 from llmsys.serve_lora.cost_report import CostReport, read_ledger, report_cost
 from llmsys.serve_lora.ledger import Ledger
 from llmsys.serve_lora.prices import PriceList, read_prices
 from llmsys.serve_lora.prompts import read_prompts
 from llmsys.serve_lora.quality import QualityRow, measure_quality, taught_tasks
+from llmsys.serve_lora.run_book import RunBook
 from llmsys.serve_lora.step_cost import StepModel, StepRow, split_step
 from llmsys.serve_lora.tasks import TASKS, Task
 
@@ -28,6 +28,7 @@ __all__ = [
     "PriceList",
     "QualityRow",
     "Records",
+    "RunBook",
     "RunSettings",
     "StepModel",
     "StepRow",
@@ -38,11 +39,11 @@ __all__ = [
     "convert_adapter",
     "find_adapters",
     "finished_ids",
-    "in_order",
     "make_adapter",
     "measure_quality",
     "merge_adapter",
     "open_session",
+    "pending_lines",
     "raise_first_fault",
     "read_ledger",
     "read_prices",

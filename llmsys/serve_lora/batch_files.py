@@ -4,17 +4,17 @@ Knows nothing of engines.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
-from llmsys.artifacts import BatchResult
+from llmsys.artifacts import BatchRequest, BatchResult, read_requests
 from llmsys.errors import BadInput, UsageFault
 from llmsys.serve_lora.adapter_check import check_name
 from llmsys.serve_lora.adapter_files import find_adapters
 
-__all__ = ["adapter_paths", "finished_ids"]
+__all__ = ["adapter_paths", "finished_ids", "pending_lines"]
 
 
 def adapter_paths(directory: Path | None, named: Iterable[str]) -> dict[str, Path]:
@@ -28,6 +28,15 @@ def adapter_paths(directory: Path | None, named: Iterable[str]) -> dict[str, Pat
             raise UsageFault(f"--adapter {fault}")
         paths[name] = Path(path)
     return paths
+
+
+def pending_lines(
+    source: str | Path, resume: Path | None, *, on_error: str, on_skip: Callable[[BadInput], None]
+) -> Iterator[BatchRequest]:
+    """Requests of a source that the results file `resume` does not answer. Raises as `read_requests` does."""
+    done = finished_ids(resume) if resume is not None else set()
+    requests = read_requests(source, on_error=on_error, on_skip=on_skip)
+    return (line for line in requests if line.custom_id not in done)
 
 
 def finished_ids(path: Path) -> set[str]:

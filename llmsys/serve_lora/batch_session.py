@@ -17,7 +17,7 @@ from llmsys.engine.loader import find_model, read_config
 from llmsys.engine.policy import FirstComeFirstServed, Policy
 from llmsys.engine.sequence import Request, TokenEvent
 from llmsys.serve_lora.batch_requests import Catalogue, engine_request
-from llmsys.serve_lora.batch_run import BatchRun
+from llmsys.serve_lora.batch_run import BatchRun, in_order
 from llmsys.serve_lora.ledger import VERSION, Ledger, Opening
 from llmsys.serve_lora.plan_tap import PlanTap
 from llmsys.serve_lora.prices import PriceList
@@ -100,8 +100,8 @@ class BatchSession:
     decode: Callable[[Iterable[int]], str]
     settings: RunSettings
 
-    def results(self, lines: Iterable[BatchRequest]) -> Iterator[tuple[int, BatchResult]]:
-        """Run the lines; each one's number in the source and its result, as they finish."""
+    def results(self, lines: Iterable[BatchRequest], *, ordered: bool = False) -> Iterator[BatchResult]:
+        """Run the lines; their results as they finish, or in the lines' order."""
         run = BatchRun(
             self.engine,
             lambda line: engine_request(line, self.catalogue, max_tokens=self.settings.max_tokens),
@@ -109,7 +109,8 @@ class BatchSession:
             on_refused=lambda line: self.book.refused(line.tenant_name),
             in_engine=READ_AHEAD * self.settings.concurrency,
         )
-        return run.results(lines)
+        results = run.results(lines)
+        return in_order(results) if ordered else (result for _, result in results)
 
 
 @contextmanager

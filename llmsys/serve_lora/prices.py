@@ -38,8 +38,10 @@ class PriceList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return byte_seconds / BYTES_PER_GB / SECONDS_PER_HOUR * self.host_ram_gb_per_hour
 
 
-def read_prices(path: Path) -> PriceList:
-    """Read a price list. Raises BadInput that names the key."""
+def read_prices(path: Path | None) -> PriceList:
+    """Read a price list; None is the list without prices. Raises BadInput that names the key."""
+    if path is None:
+        return PriceList()
     right = f"TOML with {', '.join(PriceList.__struct_fields__)}"
     try:
         return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), PriceList)

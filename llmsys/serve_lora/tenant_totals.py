@@ -47,6 +47,23 @@ class Totals:
         """The sums of a tenant, zero at first."""
         return self._of.setdefault(tenant, TenantTotals())
 
+    def table(self, prices: PriceList) -> list[dict[str, str | int | float | None]]:
+        """The rows with short headings: tokens in and out, seconds to the first token, share and cost."""
+        return [
+            {
+                "tenant": row["tenant"],
+                "requests": row["requests"],
+                "failed": row["failed"],
+                "prompt": row["prompt_tokens"],
+                "output": row["output_tokens"],
+                "ttft p50": row["ttft_p50_s"],
+                "ttft p95": row["ttft_p95_s"],
+                "share": row["share"],
+                "cost": row["cost"],
+            }
+            for row in self.rows(prices)
+        ]
+
     def rows(self, prices: PriceList) -> list[dict[str, str | int | float | None]]:
         """One row per tenant in order of name; `share` is of the device seconds charged, `cost` in the currency."""
         charged = math.fsum(sums.device_s for sums in self._of.values())

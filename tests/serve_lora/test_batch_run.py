@@ -93,7 +93,9 @@ def test_a_request_that_cannot_run_gets_an_error_line_and_the_others_run(bad, co
 
 
 def test_results_are_the_batch_apis_with_usage_and_finish():
-    chat, cut = (result for _, result in sorted(batch([line("c", url="/v1/chat/completions"), line("d", max_tokens=1)])))
+    chat, cut = (
+        result for _, result in sorted(batch([line("c", url="/v1/chat/completions"), line("d", max_tokens=1)]))
+    )
 
     assert chat.response.status_code == 200
     assert chat.response.body == {
