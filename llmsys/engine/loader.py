@@ -23,7 +23,7 @@ from llmsys.engine.rope import SCALINGS
 from llmsys.engine.tokens import Tokenizer
 from llmsys.errors import Unavailable
 
-__all__ = ["ARCHITECTURES", "LoadedModel", "find_model", "load_decoder", "load_model"]
+__all__ = ["ARCHITECTURES", "LoadedModel", "find_model", "load_decoder", "load_model", "read_config"]
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 EMBEDDED = "smollm2"
@@ -58,6 +58,12 @@ def load_model(name: str, *, device: torch.device, dtype: torch.dtype) -> Loaded
     path = find_model(name)
     decoder = load_decoder(path, device=device, dtype=dtype)
     return LoadedModel(decoder, Tokenizer.load(path), decoder.config, _digest(path), path)
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The shape of a model, without its weights. Raises ModelError as `load_model` does."""
+    values = GgufFile(path).config if path.is_file() else _read_directory(path)[0]
+    return _config(path, values)
 
 
 def load_decoder(path: Path, *, device: torch.device, dtype: torch.dtype) -> Decoder:
