@@ -6,6 +6,7 @@ from llmsys.serve_lora.adapter_files import find_adapters
 from llmsys.serve_lora.adapter_making import Lesson, make_adapter
 from llmsys.serve_lora.adapter_merge import merge_adapter
 from llmsys.serve_lora.adapter_training import ALL_TARGETS, TrainingPlan
+from llmsys.serve_lora.answers import PromptAnswers, answers_by_prompt
 from llmsys.serve_lora.batch_files import adapter_paths, finished_ids, pending_lines
 from llmsys.serve_lora.batch_session import BatchSession, Records, RunSettings, open_session
 from llmsys.serve_lora.cost_report import CostReport, read_ledger, report_cost
@@ -26,6 +27,7 @@ __all__ = [
     "Ledger",
     "Lesson",
     "PriceList",
+    "PromptAnswers",
     "QualityRow",
     "Records",
     "RunBook",
@@ -35,6 +37,7 @@ __all__ = [
     "Task",
     "TrainingPlan",
     "adapter_paths",
+    "answers_by_prompt",
     "check_adapters",
     "convert_adapter",
     "find_adapters",
