@@ -24,6 +24,7 @@ lint: $(VENV)/.checkout
 
 man: $(VENV)/.checkout
 	$(BIN)/python man/build.py
+	$(BIN)/python -m cogapp -r -I man README.md
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
