@@ -7,20 +7,19 @@ reader takes a newer writer's lines.
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from llmsys.artifacts.compressed import open_source, reading_faults, source_name
 from llmsys.errors import BadInput
 
-__all__ = ["MAX_LINE_BYTES", "OnError", "decode_record", "encode", "read_lines", "read_records"]
+__all__ = ["MAX_LINE_BYTES", "decode_record", "encode", "read_lines", "read_records"]
 
 MAX_LINE_BYTES = 64 * 2**20
 UTF8_MARK = b"\xef\xbb\xbf"
 WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
-OnError = Literal["fail", "skip"]
 Fault = tuple[str, str]
 T = TypeVar("T")
 
