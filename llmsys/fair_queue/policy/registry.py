@@ -13,9 +13,10 @@ from llmsys.fair_queue.policy.protocol import Policy
 from llmsys.fair_queue.policy.spec import Options, PolicySpecError, check_weights
 from llmsys.fair_queue.policy.vtc import LeastCounterFirst, VirtualTokenCounter
 
-__all__ = ["POLICIES", "create"]
+__all__ = ["COSTS", "POLICIES", "PREDICTIONS", "create"]
 
 Weights = Mapping[str, float]
+COSTS = ("linear", "profile")
 PREDICTIONS = ("none", "ema", "oracle", "oracle±50%", "oracle50")
 
 
@@ -41,7 +42,7 @@ def _linear(options: Options) -> LinearCost:
 
 def _cost(options: Options) -> Cost:
     linear = _linear(options)
-    return A10G_LLAMA2_7B if options.choice("cost", ("linear", "profile")) == "profile" else linear
+    return A10G_LLAMA2_7B if options.choice("cost", COSTS) == "profile" else linear
 
 
 def _predictor(options: Options) -> Predictor | None:
