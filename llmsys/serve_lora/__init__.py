@@ -9,6 +9,7 @@ from llmsys.serve_lora.adapter_training import ALL_TARGETS, TrainingPlan
 from llmsys.serve_lora.batch_files import adapter_paths, finished_ids, pending_lines
 from llmsys.serve_lora.batch_session import BatchSession, Records, RunSettings, open_session
 from llmsys.serve_lora.cost_report import CostReport, read_ledger, report_cost
+from llmsys.serve_lora.engine_bench import BenchPlan, BenchRow, EngineBench, bench_plan
 from llmsys.serve_lora.ledger import Ledger
 from llmsys.serve_lora.prices import PriceList, read_prices
 from llmsys.serve_lora.prompts import read_prompts
@@ -22,7 +23,10 @@ __all__ = [
     "TASKS",
     "AdapterReport",
     "BatchSession",
+    "BenchPlan",
+    "BenchRow",
     "CostReport",
+    "EngineBench",
     "Ledger",
     "Lesson",
     "PriceList",
@@ -35,6 +39,7 @@ __all__ = [
     "Task",
     "TrainingPlan",
     "adapter_paths",
+    "bench_plan",
     "check_adapters",
     "convert_adapter",
     "find_adapters",

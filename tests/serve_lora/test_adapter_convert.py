@@ -89,7 +89,7 @@ def test_a_merged_model_is_pefts_merged_model(tiny_model, tmp_path, settings):
 
 
 def test_an_adapter_that_does_not_fit_is_not_merged(tiny_model, shipped, tmp_path):
-    with pytest.raises(AdapterError, match="expected below 2|expected"):
+    with pytest.raises(AdapterError, match="expected"):
         merge_adapter(shipped / "json", tmp_path / "merged", model=str(tiny_model), dtype=torch.float32)
 
     assert list(tmp_path.iterdir()) == []

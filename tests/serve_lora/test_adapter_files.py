@@ -34,9 +34,13 @@ def test_what_is_written_is_read_back_and_equal_input_gives_equal_bytes(tmp_path
 
 
 def test_a_directory_that_fails_half_way_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError, match="half"), new_directory(tmp_path / "new") as directory:
-        (directory / "file").write_text("x")
-        raise RuntimeError("half way")
+    def half_way():
+        with new_directory(tmp_path / "new") as directory:
+            (directory / "file").write_text("x")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half"):
+        half_way()
 
     assert list(tmp_path.iterdir()) == []
 

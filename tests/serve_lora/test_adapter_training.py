@@ -108,9 +108,7 @@ def test_an_adapters_configuration_names_no_path_of_this_machine(tiny_model, ref
 
 def test_what_is_there_is_not_written_over(tiny_model, tmp_path):
     with pytest.raises(UsageFault, match="exists"):
-        make_adapter(
-            tmp_path, Lesson(task="json"), PLAN, model=str(tiny_model), dtype=torch.float32, progress=silent
-        )
+        make_adapter(tmp_path, Lesson(task="json"), PLAN, model=str(tiny_model), dtype=torch.float32, progress=silent)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +149,7 @@ def test_a_file_of_chats_without_answers_is_refused(tmp_path, line):
         read_chats(path)
 
 
-class silent:  # noqa: N801
+class silent:
     """A progress display that shows nothing."""
 
     def __init__(self, what, total):
