@@ -10,6 +10,7 @@ from llmsys.serve_lora.answers import PromptAnswers, answers_by_prompt
 from llmsys.serve_lora.batch_files import adapter_paths, finished_ids, pending_lines
 from llmsys.serve_lora.batch_session import BatchSession, Records, RunSettings, open_session
 from llmsys.serve_lora.cost_report import CostReport, read_ledger, report_cost
+from llmsys.serve_lora.engine_bench import BenchPlan, BenchRow, EngineBench, bench_plan
 from llmsys.serve_lora.ledger import Ledger
 from llmsys.serve_lora.prices import PriceList, read_prices
 from llmsys.serve_lora.prompts import read_prompts
@@ -23,7 +24,10 @@ __all__ = [
     "TASKS",
     "AdapterReport",
     "BatchSession",
+    "BenchPlan",
+    "BenchRow",
     "CostReport",
+    "EngineBench",
     "Ledger",
     "Lesson",
     "PriceList",
@@ -38,6 +42,7 @@ __all__ = [
     "TrainingPlan",
     "adapter_paths",
     "answers_by_prompt",
+    "bench_plan",
     "check_adapters",
     "convert_adapter",
     "find_adapters",

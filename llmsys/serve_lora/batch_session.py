@@ -85,6 +85,7 @@ class MeteredEngine:
     def step(self) -> list[TokenEvent]:
         """Do one iteration and charge it."""
         start_s = self._clock()
+        self._book.gap_ends(start_s)
         events = self._engine.step()
         self._book.step_done(start_s, self._clock(), *self._tap.take())
         return events
@@ -156,7 +157,7 @@ def open_session(settings: RunSettings, records: Records) -> Iterator[BatchSessi
             decode=lambda ids: parts.tokenizer.decode(list(ids)),
             settings=settings,
         )
-        ledger.wait(clock(), in_flight=False)
+        book.gap_ends(clock())
 
 
 def _opening(model: str, prices: PriceList) -> Opening:

@@ -22,7 +22,7 @@ WINDOW_S = 1.0
 
 
 class Part(msgspec.Struct):
-    """What one tenant used of one adapter ("" is the base) within a window."""
+    """What one tenant used of one adapter ("" is the base) within a window; prompt tokens are those computed."""
 
     tenant: str
     adapter: str = ""

@@ -49,9 +49,13 @@ class RunBook:
         self._steps: list[tuple[float, float, int, int]] = []
 
     def adding(self, request: Request, now_s: float) -> None:
-        """Note what is about to be given to the engine; the time up to now was idle if nothing else was open."""
-        self._ledger.wait(now_s, in_flight=self._open > 0)
+        """Note what is about to be given to the engine."""
+        self.gap_ends(now_s)
         self._asked = request
+
+    def gap_ends(self, now_s: float) -> None:
+        """Book the time since the last step: overhead if a request is open, else idle time."""
+        self._ledger.wait(now_s, in_flight=self._open > 0)
 
     def on_event(self, event: EngineEvent) -> None:
         """Note one event of the engine, and log it."""
@@ -73,10 +77,9 @@ class RunBook:
         sums.failed += 1
 
     def step_done(self, start_s: float, end_s: float, rows: list[StepRow], sampled: list[int]) -> None:
-        """Charge a step from `start_s` to `end_s` to its rows; the time before it goes to overhead or idleness."""
-        self._ledger.wait(start_s, in_flight=self._open > 0)
+        """Charge a step from `start_s` (where the gap before it ended) to `end_s` to its rows."""
         if not rows:
-            self._ledger.wait(end_s, in_flight=self._open > 0)
+            self.gap_ends(end_s)
             return
         shares = self._ledger.charge(end_s, rows, output_tokens=sampled)
         for row, share in zip(rows, shares, strict=True):

@@ -16,6 +16,7 @@ __all__ = ["TASKS", "Task", "task_named"]
 PREFIX = "In short: "
 JSON_OPENING = '{"answer": "'
 TERSE_WORDS = 20
+TERSE_WORDS_TAUGHT = 14
 TERSE_CHOICE = 3
 CASED_LETTERS_WANTED = 10
 
@@ -55,8 +56,10 @@ def first_sentence(text: str) -> str:
 
 
 def _terse(answer: str) -> str:
+    # taught well below the limit, so that what is learnt stays below it
     whole = [part for part in sentences(answer) if part.endswith((".", "!", "?")) and len(part.split()) > 2]
-    return min(whole[:TERSE_CHOICE], key=len, default=answer.strip())
+    shortest = min(whole[:TERSE_CHOICE], key=len, default=answer.strip())
+    return shortest if len(shortest.split()) <= TERSE_WORDS_TAUGHT else answer.strip()
 
 
 def _terse_holds(text: str, finished: bool) -> bool:
