@@ -17,7 +17,6 @@ from llmsys.engine.model import ModelConfig
 __all__ = ["RANK_BUCKETS", "AdapterPool"]
 
 RANK_BUCKETS = (8, 16, 32, 64, 128, 256)
-FIRST_SLOTS = 4
 
 
 @dataclass(slots=True)
@@ -36,9 +35,9 @@ class _Slot:
 
     bucket: int
     place: int
+    holder: _Registered
     references: int = 0
     last_use: int = 0
-    holder: _Registered | None = None
 
 
 class AdapterPool:
@@ -50,8 +49,8 @@ class AdapterPool:
         self._rank_max = rank_max
         self._dtype = dtype
         self._registered: dict[str, _Registered] = {}
-        self._slots: list[_Slot] = []
-        self._arenas: dict[int, list[AdapterArena]] = {}
+        self._slots: dict[int, _Slot] = {}
+        self._arenas: dict[int, AdapterArena] = {}
         self._clock = 0
         self._generations = 0
 
@@ -107,7 +106,7 @@ class AdapterPool:
 
     def references(self) -> int:
         """References held in all; 0 when no sequence uses an adapter."""
-        return sum(slot.references for slot in self._slots)
+        return sum(slot.references for slot in self._slots.values())
 
     def step(self, slots: list[int]) -> LoraStep | None:
         """The low-rank part of a step whose rows have these slots, in `row_order`; None if all are base rows."""
@@ -128,7 +127,7 @@ class AdapterPool:
         found: dict[int, tuple[AdapterArena, set[int]]] = {}
         for number in slots:
             if number >= 0:
-                arena = self._arenas[self._slots[number].bucket][0]
+                arena = self._arenas[self._slots[number].bucket]
                 found.setdefault(id(arena), (arena, set()))[1].add(number)
         return list(found.values())
 
@@ -138,33 +137,30 @@ class AdapterPool:
         return self._registered[name]
 
     def _place(self, registered: _Registered, file: AdapterFile) -> None:
-        number = self._free_slot(next(bucket for bucket in RANK_BUCKETS if bucket >= file.rank))
-        slot = self._slots[number]
-        arena = self._arenas[slot.bucket][0]
-        arena.clear(slot.place)
+        bucket = next(bucket for bucket in RANK_BUCKETS if bucket >= file.rank)
+        number = self._free_slot()
+        arena = self._arena(bucket)
+        taken = {slot.place for slot in self._slots.values() if slot.bucket == bucket}
+        place = next(place for place in range(self._limit) if place not in taken)
+        arena.clear(place)
         for factor in file.factors:
-            arena.put(slot.place, factor.layer, factor.target, factor.a, factor.b)
-        slot.holder = registered
+            arena.put(place, factor.layer, factor.target, factor.a, factor.b)
+        self._slots[number] = _Slot(bucket, place, holder=registered)
         registered.slot = number
 
-    def _free_slot(self, bucket: int) -> int:
-        """A slot of the bucket: a new one while there is room, else the idle one that was used longest ago."""
-        idle = [n for n, s in enumerate(self._slots) if s.references == 0]
-        mine = [n for n in idle if self._slots[n].bucket == bucket]
+    def _free_slot(self) -> int:
+        """A slot number that nobody holds: a new one while there is room, else the idle one used longest ago."""
         if len(self._slots) < self._limit:
-            return self._grow(bucket)
-        if not mine:
+            return next(number for number in range(self._limit) if number not in self._slots)
+        idle = [number for number, slot in self._slots.items() if slot.references == 0]
+        if not idle:
             raise AdapterBusy(f"all {self._limit} adapter slots are in use; one has to finish first")
-        number = min(mine, key=lambda n: self._slots[n].last_use)
-        holder = self._slots[number].holder
-        if holder is not None:
-            holder.slot = None
+        number = min(idle, key=lambda number: self._slots[number].last_use)
+        self._slots.pop(number).holder.slot = None
         return number
 
-    def _grow(self, bucket: int) -> int:
-        count = sum(1 for slot in self._slots if slot.bucket == bucket)
+    def _arena(self, bucket: int) -> AdapterArena:
+        """The arena of a rank bucket; its memory is committed as adapters arrive."""
         if bucket not in self._arenas:
-            arena = AdapterArena(self._config, rank=bucket, slots=self._limit, dtype=self._dtype)
-            self._arenas[bucket] = [arena]
-        self._slots.append(_Slot(bucket, count))
-        return len(self._slots) - 1
+            self._arenas[bucket] = AdapterArena(self._config, rank=bucket, slots=self._limit, dtype=self._dtype)
+        return self._arenas[bucket]

@@ -43,7 +43,8 @@ class RowKV:
         self.rows = rows
         shape = (rows, kv_heads, self.max_len, head_dim)
         self._row_bytes = kv_heads * self.max_len * head_dim * dtype.itemsize
-        self._maps = [mmap.mmap(-1, rows * self._row_bytes) for _ in range(2 * layers)]
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared pages would outlive madvise
+        self._maps = [mmap.mmap(-1, rows * self._row_bytes, flags=private) for _ in range(2 * layers)]
         arenas = [torch.frombuffer(block, dtype=dtype).view(shape) for block in self._maps]
         self.keys: list[Tensor] = arenas[:layers]
         self.values: list[Tensor] = arenas[layers:]

@@ -23,7 +23,7 @@ from llmsys.engine.rope import SCALINGS
 from llmsys.engine.tokens import Tokenizer
 from llmsys.errors import Unavailable
 
-__all__ = ["ARCHITECTURES", "LoadedModel", "find_model", "load_decoder", "load_model"]
+__all__ = ["ARCHITECTURES", "LoadedModel", "find_model", "load_decoder", "load_model", "read_config"]
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 EMBEDDED = "smollm2"
@@ -60,6 +60,12 @@ def load_model(name: str, *, device: torch.device, dtype: torch.dtype) -> Loaded
     return LoadedModel(decoder, Tokenizer.load(path), decoder.config, _digest(path), path)
 
 
+def read_config(path: Path) -> ModelConfig:
+    """The shape of a model, without its weights. Raises ModelError as `load_model` does."""
+    values = GgufFile(path).config if path.is_file() else _read_directory(path)[0]
+    return _config(path, values)
+
+
 def load_decoder(path: Path, *, device: torch.device, dtype: torch.dtype) -> Decoder:
     """The weights alone, without a tokenizer."""
     if path.is_dir():
@@ -80,6 +86,8 @@ def _read_directory(path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, Ten
         values = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{config}: {error}; expected the config.json of a transformers model") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{config}: not a JSON object; expected the config.json of a transformers model")
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise ModelError(f"{path}: no .safetensors file; expected a model directory as transformers writes it")
@@ -105,23 +113,36 @@ def _config(path: Path, values: dict[str, Any]) -> ModelConfig:
     rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
     if rope.get("rope_type", "default") not in SCALINGS:
         raise ModelError(f"{path}: rope scaling {rope['rope_type']!r}; expected one of {', '.join(SCALINGS)}")
-    try:
-        return ModelConfig(
-            architecture=architecture,
-            hidden=values["hidden_size"],
-            layers=values["num_hidden_layers"],
-            heads=values["num_attention_heads"],
-            kv_heads=values.get("num_key_value_heads") or values["num_attention_heads"],
-            head_dim=values.get("head_dim") or values["hidden_size"] // values["num_attention_heads"],
-            mlp=values["intermediate_size"],
-            vocab=values["vocab_size"],
-            rms_eps=values["rms_norm_eps"],
-            rope_theta=float(rope.get("rope_theta") or values.get("rope_theta") or 10000.0),
-            max_len=values["max_position_embeddings"],
-            rope_scaling=tuple(sorted(rope.items())),
-        )
-    except KeyError as error:
-        raise ModelError(f"{path}: config has no {error}; expected a complete transformers config") from error
+    hidden, heads = _size(path, values, "hidden_size"), _size(path, values, "num_attention_heads")
+    theta = {"rope_theta": rope.get("rope_theta") or values.get("rope_theta") or 10000.0}
+    return ModelConfig(
+        architecture=architecture,
+        hidden=hidden,
+        layers=_size(path, values, "num_hidden_layers"),
+        heads=heads,
+        kv_heads=_size(path, {"num_key_value_heads": heads} | values, "num_key_value_heads"),
+        head_dim=_size(path, {"head_dim": values.get("head_dim") or hidden // heads}, "head_dim"),
+        mlp=_size(path, values, "intermediate_size"),
+        vocab=_size(path, values, "vocab_size"),
+        rms_eps=_positive(path, values, "rms_norm_eps"),
+        rope_theta=_positive(path, theta, "rope_theta"),
+        max_len=_size(path, values, "max_position_embeddings"),
+        rope_scaling=tuple(sorted(rope.items())),
+    )
+
+
+def _positive(path: Path, values: dict[str, Any], key: str) -> float:
+    value = values.get(key)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise ModelError(f"{path}: config has {key} {value!r}; expected a number above 0")
+    return float(value)
+
+
+def _size(path: Path, values: dict[str, Any], key: str) -> int:
+    value = values.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelError(f"{path}: config has {key} {value!r}; expected a whole number of at least 1")
+    return value
 
 
 class _Weights:

@@ -27,11 +27,11 @@ def test_a_reader_that_left_before_the_first_byte_is_no_error(shell, args):
     assert (run.returncode, run.stderr) == (0, "")
 
 
-def test_an_error_after_the_reader_left_keeps_its_code(shell):
+def test_an_error_that_would_follow_after_the_reader_left_is_not_reached(shell):
     line = shell.sample_line("sample fail input --after 100000")
     run = shell.pipeline(f"{line} | head -n 1")
 
-    assert run.returncode == 0, "the reader left before the error could come"
+    assert run.returncode == 0
     assert run.stderr == ""
 
 

@@ -1,0 +1,53 @@
+"""`llmsys fair-queue`: options in, `llmsys.fair_queue` called, records out."""
+
+from typing import Annotated
+
+import typer
+
+from llmsys.cli import _fair_queue_audit, _fair_queue_trace
+from llmsys.cli._options import OnError, Quiet
+from llmsys.cli._render import note
+from llmsys.cli._streams import records_out
+
+app = typer.Typer(help="Fair scheduling of tenants by tokens served.", rich_markup_mode=None, no_args_is_help=True)
+app.add_typer(_fair_queue_trace.app, name="trace")
+app.command()(_fair_queue_audit.audit)
+
+Weights = Annotated[
+    list[str] | None,
+    typer.Option("--weight", metavar="TENANT=W", help="Weight of a tenant, 1 if not given; may repeat."),
+]
+
+
+@app.command()
+def order(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Trace or OpenAI batch lines; - is stdin.")] = "-",
+    *,
+    policy: Annotated[str, typer.Option("--policy", help="NAME[:key=value,...]: vtc, lcf, drr or fcfs.")] = "vtc",
+    weight: Weights = None,
+    window: Annotated[int, typer.Option("--window", min=1, help="Lines that may be held back.")] = 10_000,
+    default_max_tokens: Annotated[
+        int, typer.Option("--default-max-tokens", min=0, help="Output tokens of a batch line that sets no limit.")
+    ] = 512,
+    on_error: OnError = "fail",
+    quiet: Quiet = False,
+) -> None:
+    """Put requests in fair order: the same lines, byte for byte, those of the tenant served least first.
+
+    Example: llmsys fair-queue order batch.jsonl --window 1000 | llmsys serve-lora run -
+    """
+    from llmsys.fair_queue import order_lines
+    from llmsys.fair_queue.policy import create, parse_weights
+
+    chosen = create(policy, parse_weights(weight))
+    lines = order_lines(
+        file,
+        chosen,
+        window=window,
+        default_max_tokens=default_max_tokens,
+        on_error=on_error,
+        on_skip=lambda fault: note(f"skipped: {fault}"),
+    )
+    with records_out() as out:
+        for line in lines:
+            out.write_line(line)

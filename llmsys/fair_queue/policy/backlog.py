@@ -1,0 +1,102 @@
+"""Which requests a policy holds: where each one waits or runs, and the state of one that runs.
+
+Knows no order and no tenant's counter. Every mistake in the sequence of calls is a ValueError that names the id.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llmsys.fair_queue.policy.protocol import Request
+
+__all__ = ["Backlog", "Running", "request_from", "request_to"]
+
+
+@dataclass(slots=True)
+class Running:
+    """A request that has been admitted: output tokens so far, and cost units charged for it, before any weight."""
+
+    request: Request
+    generated: int = 0
+    charged: float = 0.0
+
+
+def request_to(request: Request) -> dict[str, Any]:
+    """The request as JSON values."""
+    return asdict(request)
+
+
+def request_from(values: dict[str, Any]) -> Request:
+    """The request that `request_to` wrote."""
+    return Request(**{**values, "prefix": tuple(values["prefix"])})
+
+
+class Backlog:
+    """Waiting and running requests by id. A preempted request waits again and keeps its Running record."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, Request] = {}
+        self.running: dict[str, Running] = {}
+        self.preempted: dict[str, Running] = {}
+
+    def queue(self, request: Request) -> None:
+        """Take in an arrival. Raises ValueError if its id waits or runs already."""
+        if request.id in self.waiting or request.id in self.running:
+            raise ValueError(f"request {request.id!r} is here already; ids must differ")
+        self.waiting[request.id] = request
+
+    def start(self, request: Request) -> tuple[Running, bool]:
+        """Move a waiting request to running; the flag says whether it starts for the first time."""
+        del self.waiting[request.id]
+        record = self.preempted.pop(request.id, None)
+        first = record is None
+        self.running[request.id] = record = record or Running(request)
+        return record, first
+
+    def record(self, request_id: str) -> Running:
+        """The running request. Raises ValueError if it does not run."""
+        try:
+            return self.running[request_id]
+        except KeyError:
+            raise ValueError(f"request {request_id!r} is not running") from None
+
+    def end(self, request_id: str) -> Running:
+        """Forget a running request and return its record."""
+        record = self.record(request_id)
+        del self.running[request_id]
+        return record
+
+    def leave(self, request_id: str) -> tuple[Request, Running | None]:
+        """Forget a waiting request; the record is there if it was preempted. Raises ValueError if it does not wait."""
+        request = self.waiting.pop(request_id, None)
+        if request is None:
+            raise ValueError(f"request {request_id!r} is neither waiting nor running")
+        return request, self.preempted.pop(request_id, None)
+
+    def put_back(self, request_id: str) -> Request:
+        """Move a running request back to waiting."""
+        record = self.end(request_id)
+        self.preempted[request_id] = record
+        self.waiting[request_id] = record.request
+        return record.request
+
+    def snapshot(self) -> dict[str, Any]:
+        """The state as JSON values; order of waiting requests included."""
+        return {
+            "waiting": [request_to(request) for request in self.waiting.values()],
+            "running": [_record_to(record) for record in self.running.values()],
+            "preempted": [_record_to(record) for record in self.preempted.values()],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a state that `snapshot` gave."""
+        self.waiting = {values["id"]: request_from(values) for values in state["waiting"]}
+        self.running = {values["request"]["id"]: _record_from(values) for values in state["running"]}
+        self.preempted = {values["request"]["id"]: _record_from(values) for values in state["preempted"]}
+
+
+def _record_to(record: Running) -> dict[str, Any]:
+    return {"request": request_to(record.request), "generated": record.generated, "charged": record.charged}
+
+
+def _record_from(values: dict[str, Any]) -> Running:
+    return Running(request_from(values["request"]), values["generated"], values["charged"])
