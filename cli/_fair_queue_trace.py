@@ -12,6 +12,8 @@ from llmsys.cli._streams import records_out
 app = typer.Typer(help="Import, generate and reshape workload traces.", rich_markup_mode=None, no_args_is_help=True)
 
 Trace = Annotated[str, typer.Argument(metavar="TRACE", help="A trace: JSON Lines, .gz and .zst too; - is stdin.")]
+__all__ = ["app"]
+
 FORMATS = ("azure", "burstgpt", "mooncake", "vtc-log", "openai-batch", "sharegpt")
 
 

@@ -121,6 +121,25 @@ def _show_totals(book: "RunBook", prices: "PriceList", *, json: bool) -> None:
         table(book.totals.table(prices), title=f"cost in {prices.currency}", stderr=True)
 
 
+@app.command()
+def answers(
+    requests: Annotated[str, typer.Argument(metavar="REQUESTS", help="The batch lines that were asked.")],
+    results: Annotated[str, typer.Argument(metavar="RESULTS", help="The result lines of `run`; - is stdin.")] = "-",
+    *,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after N prompts.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Set answers side by side: each prompt once, with every model's or adapter's answer to it.
+
+    llmsys serve-lora answers requests.jsonl answers.jsonl --limit 3
+    """
+    from llmsys.serve_lora import answers_by_prompt
+
+    with records_out() as out:
+        for prompt in answers_by_prompt(requests, results, limit=limit):
+            out.write(prompt)
+
+
 @cost.command("report")
 def cost_report(
     ledger: Annotated[Path, typer.Argument(metavar="LEDGER", help="What `serve-lora run --ledger` wrote.")],

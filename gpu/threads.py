@@ -25,12 +25,14 @@ def usable_cpus(limits: CgroupLimits | None = None) -> int:
 
 
 def set_threads(threads: int) -> int:
-    """Let torch compute with this many threads, 0 for all that the process may use; return the number set.
+    """Let torch compute with this many threads; return the number set.
 
-    Raises UsageFault for a negative number.
+    0 takes what OMP_NUM_THREADS allows, else all that the process may use: more threads than CPUs wait for each other
+    at every operation. Raises UsageFault for a negative number.
     """
     if threads < 0:
         raise UsageFault(f"threads {threads} is negative; expected 0 (all that the process may use) or more")
-    chosen = threads or usable_cpus()
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    chosen = threads or min(usable_cpus(), int(allowed) if allowed.isdigit() and int(allowed) else usable_cpus())
     torch.set_num_threads(chosen)
     return chosen

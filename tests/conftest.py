@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("house", deadline=None)  # no test reads a clock to decide
+settings.load_profile("house")
 
 POISON_LIMIT_BYTES = 1 << 26  # an arena that is committed page by page must stay uncommitted
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

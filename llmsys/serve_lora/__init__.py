@@ -1,9 +1,10 @@
 """Many LoRA adapters on one base model, in one batch: batches of requests, adapters, and what each tenant cost.
 
-Exported here is what runs without torch: the ledger and its reports, prices, tasks. A batch runs through
-`batch_session`; adapters are made, checked, merged and converted by the `adapter_*` modules; `engine_bench` measures.
+Exported here is what runs without torch: the ledger and its reports, prices, tasks, answers side by side. A batch runs
+through `batch_session`; adapters are made, checked, merged and converted by the `adapter_*` modules; `engine_bench` measures.
 """
 
+from llmsys.serve_lora.answers import PromptAnswers, answers_by_prompt
 from llmsys.serve_lora.cost_report import CostReport, read_ledger, report_cost
 from llmsys.serve_lora.ledger import Ledger
 from llmsys.serve_lora.prices import PriceList, read_prices
@@ -15,9 +16,11 @@ __all__ = [
     "CostReport",
     "Ledger",
     "PriceList",
+    "PromptAnswers",
     "StepModel",
     "StepRow",
     "Task",
+    "answers_by_prompt",
     "read_ledger",
     "read_prices",
     "report_cost",

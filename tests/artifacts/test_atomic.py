@@ -173,6 +173,21 @@ def test_a_missing_directory_is_an_error_that_names_the_file_asked_for(tmp_path,
     assert caught.value.filename == str(path)
 
 
+def test_a_name_that_a_directory_took_meanwhile_is_an_error_with_one_name(tmp_path):
+    path = tmp_path / "file"
+    with pytest.raises(IsADirectoryError, match=r"Is a directory: '[^']*/file'$"), replace_file(path):
+        path.mkdir()
+
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, replace_file(tmp_path / "file"):
+        (tmp_path / "input.tmp").read_bytes()
+
+    assert caught.value.filename == str(tmp_path / "input.tmp")
+
+
 def test_a_directory_is_not_replaced_by_a_file(tmp_path):
     with pytest.raises(IsADirectoryError), replace_file(tmp_path):
         pass

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsys.artifacts import (
@@ -93,6 +93,7 @@ def damaged(data, changes):
 
 
 @pytest.mark.parametrize("name", FORMATS)
+@settings(deadline=None)
 @given(changes=edits)
 def test_damage_is_read_around_or_refused_as_bad_input(tmp_path_factory, name, changes):
     path = tmp_path_factory.mktemp("damage") / name

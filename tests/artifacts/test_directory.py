@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsys.artifacts import MANIFEST_NAME, directory, open_directory, write_directory
@@ -44,6 +44,7 @@ def test_a_directory_opens_with_its_version_and_files(index):
     assert [entry.name for entry in index.parent.iterdir()] == ["idx"]
 
 
+@settings(deadline=None)
 @given(
     files=st.dictionaries(
         st.from_regex(r"[a-z]{1,8}/?[a-z]{1,8}\.x", fullmatch=True), st.binary(max_size=99), max_size=4

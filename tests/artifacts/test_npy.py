@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -36,6 +36,7 @@ def write(tmp_path, data):
     return path
 
 
+@settings(deadline=None)
 @given(array=numbers, order=st.sampled_from("CF"))
 def test_arrays_read_back_equal_from_files_and_streams(tmp_path_factory, array, order):
     path = tmp_path_factory.mktemp("npy") / "a.npy"

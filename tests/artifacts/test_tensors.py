@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
@@ -40,6 +40,7 @@ def file_of(tmp_path, header, data=b"", *, length=None):
     return path
 
 
+@settings(deadline=None)
 @given(tensors=arrays)
 def test_arrays_read_back_equal(tmp_path_factory, tensors):
     path = tmp_path_factory.mktemp("st") / "t.safetensors"

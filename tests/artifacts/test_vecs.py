@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -16,6 +16,7 @@ def row(*numbers, dim=None):
     return struct.pack("<i", len(numbers) if dim is None else dim) + struct.pack(f"<{len(numbers)}f", *numbers)
 
 
+@settings(deadline=None)
 @given(suffix=st.sampled_from(sorted(VECS_DTYPES)), data=st.data())
 def test_rows_read_back_equal(tmp_path_factory, suffix, data):
     shape = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -31,6 +31,7 @@ def test_rows_and_queries_are_the_same_in_every_format(tmp_path, name):
     assert [(query.number, query.id, query.tenant) for query in queries] == [(0, 0, None), (1, 1, None)]
 
 
+@settings(deadline=None)
 @given(
     values=hnp.arrays(
         np.float32,

@@ -90,11 +90,11 @@ class _Reading:
     output: list[int] = field(default_factory=list)
     stamps: list[list[float]] = field(default_factory=list)
     finished: list[bool] = field(default_factory=list)
-    time: array[float] = field(default_factory=lambda: array("d"))
-    kind: array[int] = field(default_factory=lambda: array("b"))
-    tenant: array[int] = field(default_factory=lambda: array("i"))
-    request: array[int] = field(default_factory=lambda: array("i"))
-    tokens: array[int] = field(default_factory=lambda: array("i"))
+    time: "array[float]" = field(default_factory=lambda: array("d"))
+    kind: "array[int]" = field(default_factory=lambda: array("b"))
+    tenant: "array[int]" = field(default_factory=lambda: array("i"))
+    request: "array[int]" = field(default_factory=lambda: array("i"))
+    tokens: "array[int]" = field(default_factory=lambda: array("i"))
     rejected: int = 0
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from llmsys.artifacts import Event
+from llmsys.errors import UsageFault
 from llmsys.fair_queue.audit import scan as passing
 from llmsys.fair_queue.audit.columns import Columns, columns_of, read_log
 from llmsys.fair_queue.audit.pair import Interval, worst_fall, worst_gap
@@ -83,7 +84,7 @@ def check(events: Iterable[Event], *, wp: float | None = None, wq: float | None 
 def check_file(source: str | Path, *, wp: float | None = None, wq: float | None = None, bound: str = "log") -> Report:
     """Audit a log file, `-` for stdin. bound: `log` uses U_log, `paper` U_star.
 
-    Raises BadInput at FILE:LINE for records that make no sense, ValueError for `paper` where the log names no memory.
+    Raises BadInput at FILE:LINE for records that make no sense, UsageFault for `paper` where the log names no memory.
     """
     return _judge(read_log(source), wp, wq, bound)
 
@@ -98,29 +99,27 @@ def _judge(columns: Columns, wp: float | None, wq: float | None, bound: str) -> 
     tolerance = 2.0 * float(np.max((meta.log_every - 1) * done.most_running * costs.unit, initial=0.0))
     if tolerance:
         done = _scanned(columns, costs, tolerance)
-    u_log = float(done.tally[passing.U_LOG])
     paper, star = _paper_constants(columns, wp, wq, weight)
-    extra = allowance(columns, costs.unit)
     if bound == "paper" and star is None:
-        raise ValueError("bound 'paper' needs the memory in tokens, which the log's meta does not say")
-    constant = (u_log if bound == "log" or star is None else star) + extra
-    checks = _checks(columns, done, constant, costs, tolerance)
-    worst = checks[0]
+        raise UsageFault("--bound paper needs the memory in tokens, which the log's meta does not say; use --bound log")
+    extra = allowance(columns, costs.unit)
+    constant = float(done.tally[passing.U_LOG]) if bound == "log" or star is None else star
+    checks = _checks(columns, done, constant + extra, costs, tolerance)
     at = int(done.tally[passing.U_LOG_AT])
     return Report(
         holds=all(one.holds for one in checks),
         bound_kind=bound,
         U=paper,
         U_star=star,
-        U_log=u_log,
+        U_log=float(done.tally[passing.U_LOG]),
         U_log_at_s=float(columns.time[at]) if at >= 0 else 0.0,
-        bound=worst.bound,
+        bound=checks[0].bound,
         tolerance=tolerance,
         empirical=extra > 0,
         checks=checks,
-        worst_gap=worst.worst,
-        worst_pair=worst.tenants,
-        worst_interval=worst.interval,
+        worst_gap=checks[0].worst,
+        worst_pair=checks[0].tenants,
+        worst_interval=checks[0].interval,
         idle_violations=int(done.tally[passing.IDLE]),
         idle_s=float(done.tally[passing.IDLE_S]),
         jain=jain_index(done.backlog_service[done.backlog_s > 0]),

@@ -71,4 +71,4 @@ def _largest_prediction(columns: Columns, predictor: Predictor, unit: Floats) ->
             continue
         ahead[tenant] += (max(guessed[r] - generated[r], 0.0) - before) * unit[tenant]
         largest = max(largest, ahead[tenant])
-    return largest
+    return float(largest)

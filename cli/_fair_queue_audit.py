@@ -1,0 +1,98 @@
+"""`llmsys fair-queue audit`: an event log in, a verdict out."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from llmsys.cli._options import Json, Quiet, one_of
+from llmsys.cli._render import note, report, table
+
+__all__ = ["audit"]
+
+
+def audit(
+    log: Annotated[str, typer.Argument(metavar="LOG", help="Events: JSON Lines, .gz and .zst too; - is stdin.")] = "-",
+    *,
+    bound: Annotated[
+        str,
+        typer.Option(
+            "--bound", help="log: what the log itself proves; paper: U from memory.", callback=one_of("log", "paper")
+        ),
+    ] = "log",
+    wp: Annotated[
+        float | None, typer.Option("--wp", min=0.0, help="Cost of an input token; default: the log's.")
+    ] = None,
+    wq: Annotated[
+        float | None, typer.Option("--wq", min=0.0, help="Cost of an output token; default: the log's.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how fairly tenants were served against the theory's bounds: exit 0 if every bound holds, else 1.
+
+    Reads what simulate, gateway and the engine write. Example: llmsys fair-queue audit events.jsonl --json
+    """
+    from llmsys.fair_queue.audit import check_file
+
+    verdict = check_file(log, wp=wp, wq=wq, bound=bound)
+    for warning in verdict.warnings:
+        note(f"warning: {warning}")
+    summary = asdict(verdict)
+    if not json:
+        table(_tenant_rows(summary), title="tenants (cost units, seconds)", stderr=True)
+        note(_constants(summary))
+    report(summary, _check_rows(summary), title=f"policy {verdict.policy or 'unknown'}", json=json)
+    if not verdict.holds:
+        raise typer.Exit(1)
+
+
+def _tenant_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "tenant": name,
+            "requests": one["requests"],
+            "service": one["service"],
+            "demand": one["demand"],
+            "share": one["share"],
+            "backlogged": one["backlogged_s"],
+            "ttft p50": one["ttft_s"][0],
+            "p99": one["ttft_s"][2],
+            "latency p50": one["latency_s"][0],
+            "p99 ": one["latency_s"][2],
+            "longest wait": one["longest_wait_s"],
+        }
+        for name, one in summary["tenants"].items()
+    ]
+
+
+def _check_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "statement": one["statement"],
+            "worst": one["worst"],
+            "bound": one["bound"],
+            "slack": one["bound"] - one["worst"],
+            "tenants": ", ".join(one["tenants"]) or "-",
+            "from": one["interval"] and one["interval"][0],
+            "to": one["interval"] and one["interval"][1],
+            "holds": one["holds"],
+        }
+        for one in summary["checks"]
+    ]
+
+
+def _constants(summary: dict[str, Any]) -> str:
+    """One line: the constants and what they assume, idle time and Jain's index."""
+    known = [f"U_log {summary['U_log']:,.0f} (set at {summary['U_log_at_s']:.3f} s)"]
+    if summary["U"] is not None:
+        condition = (
+            "applies" if summary["reserve"] == "sum" else f"needs reserve=sum, not {summary['reserve'] or 'unknown'}"
+        )
+        known.append(f"U {summary['U']:,.0f}, U* {summary['U_star']:,.0f} ({condition})")
+    if summary["tolerance"]:
+        known.append(f"tolerance {summary['tolerance']:,.0f} for coarse records")
+    if summary["empirical"]:
+        known.append("bound is empirical for this policy, not proved")
+    known.append(f"idle with work waiting: {summary['idle_violations']} times, {summary['idle_s']:.3f} s")
+    return "; ".join([*known, f"Jain's index {summary['jain']:.4f}"])

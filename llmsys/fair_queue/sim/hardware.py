@@ -1,0 +1,72 @@
+"""How long a step takes: a prefill of n tokens, a decode step of B requests that hold K tokens.
+
+prefill(n) = p0 + p1 n and decode(B, K) = d0 + d1 B + d2 K, in seconds. Knows no scheduling.
+"""
+
+import math
+import tomllib
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from llmsys.errors import BadInput, UsageFault
+
+__all__ = ["HARDWARE", "Hardware", "load_hardware"]
+
+KEYS = {"prefill": 2, "decode": 3}
+
+
+@dataclass(slots=True, frozen=True)
+class Hardware:
+    """Five numbers of seconds: per prefill and per token of it; per decode step, per request and per held token."""
+
+    p0: float
+    p1: float
+    d0: float
+    d1: float
+    d2: float
+
+    def prefill_s(self, tokens: float) -> float:
+        """Seconds of a prefill of `tokens` tokens in all."""
+        return self.p0 + self.p1 * tokens
+
+    def decode_s(self, batch: float, held: float) -> float:
+        """Seconds of one decode step of `batch` requests that hold `held` tokens."""
+        return self.d0 + self.d1 * batch + self.d2 * held
+
+    def to_toml(self) -> str:
+        """The file that `load_hardware` reads."""
+        return f"prefill = [{self.p0!r}, {self.p1!r}]\ndecode = [{self.d0!r}, {self.d1!r}, {self.d2!r}]\n"
+
+
+HARDWARE = {
+    # fitted to four A10G logs of the VTC artifact (overload and real); their host overhead is in it
+    "a10g-llama2-7b": Hardware(p0=22.0e-3, p1=0.216e-3, d0=19.7e-3, d1=0.242e-3, d2=2.04e-6),
+}
+
+
+def load_hardware(name: str) -> Hardware:
+    """The step model by name, or from a TOML file that `simulate calibrate` wrote.
+
+    Raises UsageFault for what is neither, BadInput for a file that is no step model.
+    """
+    if name in HARDWARE:
+        return HARDWARE[name]
+    path = Path(name)
+    if not path.is_file():
+        raise UsageFault(f"--hardware {name!r} is no file and none of {', '.join(HARDWARE)}")
+    right = "prefill = [p0, p1] and decode = [d0, d1, d2], in seconds"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        numbers = [float(number) for key, count in KEYS.items() for number in _exactly(values[key], count)]
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(name, f"no step model ({error})", right) from error
+    model = Hardware(*numbers)
+    if not all(math.isfinite(number) and number >= 0 for number in astuple(model)) or model.p0 + model.d0 == 0:
+        raise BadInput(name, f"{model}", right + ", none negative")
+    return model
+
+
+def _exactly(values: list[float], count: int) -> list[float]:
+    if len(values) != count:
+        raise ValueError(f"{len(values)} numbers")
+    return values
