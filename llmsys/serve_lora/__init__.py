@@ -1,7 +1,8 @@
 """Many LoRA adapters on one base model, in one batch: batches of requests, adapters, and what each tenant cost.
 
 Exported here is what runs without torch: the ledger and its reports, prices, tasks, answers side by side. A batch runs
-through `batch_session`; adapters are made, checked, merged and converted by the `adapter_*` modules; `engine_bench` measures.
+through `batch_session`; adapters are made, checked, merged and converted by the `adapter_*` modules, and measured by
+`quality` and `engine_bench`.
 """
 
 from llmsys.serve_lora.answers import PromptAnswers, answers_by_prompt
