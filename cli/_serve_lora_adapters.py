@@ -51,7 +51,8 @@ def make(  # noqa: PLR0913, PLR0917
     llmsys serve-lora adapters make ./adapters/fr --data chats.jsonl --rank 16 --targets q_proj,v_proj
     """
     from llmsys.gpu import choose_device, choose_dtype, set_threads
-    from llmsys.serve_lora import ALL_TARGETS, Lesson, TrainingPlan, make_adapter
+    from llmsys.serve_lora.adapter_making import Lesson, make_adapter
+    from llmsys.serve_lora.adapter_training import ALL_TARGETS, TrainingPlan
 
     set_threads(threads)
     plan = TrainingPlan(
@@ -83,7 +84,7 @@ def list_adapters(
     llmsys serve-lora adapters list ./adapters
     """
     from llmsys.engine.loader import find_model, read_config
-    from llmsys.serve_lora import check_adapters
+    from llmsys.serve_lora.adapter_check import check_adapters
 
     reports = check_adapters(directory, read_config(find_model(model)))
     report(reports, [one.as_row() for one in reports], json=json)
@@ -101,7 +102,7 @@ def check(
     llmsys serve-lora adapters check ./adapters
     """
     from llmsys.engine.loader import find_model, read_config
-    from llmsys.serve_lora import check_adapters, raise_first_fault
+    from llmsys.serve_lora.adapter_check import check_adapters, raise_first_fault
 
     reports = check_adapters(directory, read_config(find_model(model)))
     report(reports, [one.as_row() for one in reports], json=json)
@@ -121,7 +122,7 @@ def merge(
     llmsys serve-lora adapters merge ./adapters/json ./smollm2-json
     """
     from llmsys.gpu import choose_device, choose_dtype
-    from llmsys.serve_lora import merge_adapter
+    from llmsys.serve_lora.adapter_merge import merge_adapter
 
     merged = merge_adapter(adapter, destination, model=model, dtype=choose_dtype(dtype, choose_device("cpu")))
     note(f"{destination}: {model} with {adapter}, {merged.parameters} adapter parameters merged")
@@ -139,7 +140,7 @@ def convert(
     llmsys serve-lora adapters convert ./adapters/json json-lora.gguf
     """
     from llmsys.engine.loader import find_model, read_config
-    from llmsys.serve_lora import convert_adapter
+    from llmsys.serve_lora.adapter_convert import convert_adapter
 
     convert_adapter(source, destination, read_config(find_model(model)))
     note(f"wrote {destination}")
@@ -167,7 +168,9 @@ def bench_quality(  # noqa: PLR0917
     """
     from llmsys.engine.config import EngineConfig
     from llmsys.gpu import set_threads
-    from llmsys.serve_lora import find_adapters, measure_quality, read_prompts
+    from llmsys.serve_lora.adapter_files import find_adapters
+    from llmsys.serve_lora.prompts import read_prompts
+    from llmsys.serve_lora.quality import measure_quality
 
     set_threads(threads)
     held_out = read_prompts(prompts, "held-out")

@@ -13,7 +13,8 @@ from llmsys.cli._serve_lora_adapters import adapters
 from llmsys.cli._streams import records_out
 
 if TYPE_CHECKING:
-    from llmsys.serve_lora import PriceList, RunBook
+    from llmsys.serve_lora.prices import PriceList
+    from llmsys.serve_lora.run_book import RunBook
 
 app = typer.Typer(help="Many LoRA adapters on one base model, in one batch.", rich_markup_mode=None)
 cost = typer.Typer(help="What a ledger adds up to.", rich_markup_mode=None)
@@ -82,22 +83,25 @@ def run(  # noqa: PLR0913, PLR0917
 
     zcat day.jsonl.gz | llmsys serve-lora run - --adapters ./adapters --policy vtc --events day.events.jsonl
     """
-    from llmsys import gpu, serve_lora
+    from llmsys import gpu
     from llmsys.artifacts import write_chrome_trace
     from llmsys.fair_queue.policy import engine_policy
+    from llmsys.serve_lora import batch_files, batch_session, read_prices
 
     gpu.set_threads(threads)
-    paths = serve_lora.adapter_paths(adapters, adapter or [])
+    paths = batch_files.adapter_paths(adapters, adapter or [])
     scheduling = engine_policy(policy)
-    settings = serve_lora.RunSettings(
+    settings = batch_session.RunSettings(
         model, paths, device, dtype, seed, concurrency, max_tokens, policy=scheduling, policy_spec=policy
     )
-    records = serve_lora.Records(events, ledger, serve_lora.read_prices(prices))
-    lines = serve_lora.pending_lines(source, resume, on_error=on_error, on_skip=lambda fault: note(f"skipped: {fault}"))
+    records = batch_session.Records(events, ledger, read_prices(prices))
+    lines = batch_files.pending_lines(
+        source, resume, on_error=on_error, on_skip=lambda fault: note(f"skipped: {fault}")
+    )
     with (
         records_out(flush_each=True) as out,
         progress("requests") as advance,
-        serve_lora.open_session(settings, records) as session,
+        batch_session.open_session(settings, records) as session,
     ):
         for result in session.results(lines, ordered=ordered):
             out.write(result)
@@ -192,11 +196,12 @@ def bench(  # noqa: PLR0917
 
     llmsys serve-lora bench --engine --adapters ./adapters
     """
-    from llmsys import gpu, serve_lora
+    from llmsys import gpu
+    from llmsys.serve_lora.engine_bench import EngineBench, bench_plan
 
     gpu.set_threads(threads)
-    plan = serve_lora.bench_plan(engine=engine, model=model, adapters=adapters, batch=batch, peers=peers)
-    measuring = serve_lora.EngineBench(replace(plan, tokens=tokens, runs=runs, dtype=dtype))
+    plan = bench_plan(engine=engine, model=model, adapters=adapters, batch=batch, peers=peers)
+    measuring = EngineBench(replace(plan, tokens=tokens, runs=runs, dtype=dtype))
     with progress("rows") as advance:
         rows = measuring.rows(lambda _: advance(1))
     report(measuring.as_record(rows), [row.as_row() for row in rows], json=json)
