@@ -11,10 +11,10 @@ demo: $(VENV)/.runtime
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh demo.sh
 
 test: $(VENV)/.checkout lint
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
 test-all: $(VENV)/.checkout lint
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.checkout
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from pathlib import Path
 import facts
 import transcripts
 
-from llmsys.cli._commands import COMMANDS, LazyCommand, is_built
+from llmsys.cli._commands import COMMANDS, LazyCommand, is_built, verbs_of
 from llmsys.cli._root import root_group
 
 __all__ = ["command_table", "demo_pipeline", "examples", "exit_codes", "file_formats"]
@@ -36,7 +36,7 @@ def command_table() -> str:
 def _verbs(name: str) -> str:
     command = root_group().commands[name]
     assert isinstance(command, LazyCommand)
-    return ", ".join(command.load().commands) if is_built(name) else "not built yet"
+    return ", ".join(verb for verb, _ in verbs_of(command.load())) if is_built(name) else "not built yet"
 
 
 def demo_pipeline() -> str:
