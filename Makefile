@@ -21,6 +21,7 @@ lint: $(VENV)/.checkout
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m deptry .
 
 man: $(VENV)/.checkout
 	$(BIN)/python man/build.py
