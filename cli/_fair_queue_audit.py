@@ -57,7 +57,10 @@ def _draw_service(log: str, path: Path, *, wp: float | None, wq: float | None) -
     from llmsys.cli._plot import Figure, Line, draw
     from llmsys.fair_queue.audit import service_over_time
 
-    lines = [Line(name, *points) for name, points in service_over_time(log, wp=wp, wq=wq).items()]
+    lines = [
+        Line(name, times.tolist(), service.tolist())
+        for name, (times, service) in service_over_time(log, wp=wp, wq=wq).items()
+    ]
     draw(Figure("service per tenant", "time in s", "accumulated service in cost units per weight", lines), path)
 
 
