@@ -1,4 +1,4 @@
-"""`llmsys fair-queue simulate`: a trace and policies in, events, requests or a comparison out; `calibrate` beside it."""
+"""`llmsys fair-queue simulate`: a trace and policies in, events, requests or a comparison out; and `calibrate`."""
 
 from dataclasses import asdict
 from pathlib import Path

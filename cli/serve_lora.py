@@ -52,7 +52,7 @@ Prices = Annotated[
 
 
 @app.command()
-def run(  # noqa: PLR0913, PLR0917
+def run(
     source: Source = "-",
     model: Model = "smollm2",
     adapters: Adapters = None,
