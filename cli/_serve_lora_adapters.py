@@ -147,7 +147,7 @@ def convert(
 
 
 @adapters.command("bench-quality")
-def bench_quality(  # noqa: PLR0917
+def bench_quality(
     directory: Directory,
     prompts: Annotated[
         Path, typer.Option("--prompts", metavar="FILE.jsonl", help='Held-out questions: {"id", "question", "split"?}.')

@@ -172,7 +172,7 @@ def cost_report(
 
 
 @app.command()
-def bench(  # noqa: PLR0917
+def bench(
     engine: Annotated[
         bool, typer.Option("--engine", help="Decode speed of the engine, with fidelity and the machine's ceilings.")
     ] = False,
