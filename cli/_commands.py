@@ -13,7 +13,7 @@ from typer.main import get_group
 
 from llmsys.errors import Unavailable
 
-__all__ = ["COMMANDS", "LazyCommand", "is_built", "lazy_commands"]
+__all__ = ["COMMANDS", "LazyCommand", "is_built", "lazy_commands", "verbs_of"]
 
 COMMANDS = {
     "compress": "Weights, KV caches and gradients through video and tensor codecs.",
@@ -43,19 +43,25 @@ def is_built(name: str) -> bool:
 class LazyCommand(TyperGroup):
     """A name and a help line, until it is called or completed."""
 
+    loaded: TyperGroup | None = None
+
     def load(self) -> TyperGroup:
         """The real command group. Raises Unavailable (exit 69) for a command that is not built."""
-        name = str(self.name)
-        if not is_built(name):
-            built = ", ".join(other for other in COMMANDS if is_built(other))
-            raise Unavailable(f"llmsys {name} is not built yet", f"commands that work: {built}")
-        group = get_group(import_module(module_of(name)).app)
-        group.name = name
-        hide_environment(group)
-        return group
+        if self.loaded is None:
+            name = str(self.name)
+            if not is_built(name):
+                built = ", ".join(other for other in COMMANDS if is_built(other))
+                raise Unavailable("this command is not built yet", f"commands that work: {built or 'none'}")
+            group = get_group(import_module(module_of(name)).app)
+            group.name = name
+            hide_environment(group)
+            self.loaded = group
+        return self.loaded
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:  # noqa: ANN401
-        """Parse the command's arguments with its real group, loaded now."""
+        """Parse the command's arguments with its real group, loaded now; completion of an unbuilt one finds nothing."""
+        if extra.get("resilient_parsing") and not is_built(str(self.name)):
+            return super().make_context(info_name, args, parent=parent, **extra)
         return self.load().make_context(info_name, args, parent=parent, **extra)
 
 
@@ -65,6 +71,17 @@ def hide_environment(command: Any) -> None:  # noqa: ANN401
         parameter.show_envvar = False
     for verb in getattr(command, "commands", {}).values():
         hide_environment(verb)
+
+
+def verbs_of(group: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+    """Every verb of a loaded command by the words that call it, those of its groups as `trace import`."""
+    for name, command in group.commands.items():
+        if command.hidden:
+            continue
+        if isinstance(command, TyperGroup):
+            yield from ((f"{name} {verb}", leaf) for verb, leaf in verbs_of(command))
+        else:
+            yield name, command
 
 
 def lazy_commands() -> Iterator[LazyCommand]:

@@ -45,9 +45,11 @@ def console(*, stderr: bool) -> "Console":
     return Console(
         file=stream,
         force_terminal=forced,
-        no_color=True if forced is False else None,
+        color_system="standard" if forced else "auto",
+        no_color=None if forced is None else not forced,
         width=None if stream.isatty() else PLAIN_WIDTH,
         highlight=False,
+        markup=False,  # "llmsys[gpu]" in a cell is text
         quiet=stderr and _quiet.get(),
     )
 

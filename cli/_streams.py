@@ -1,18 +1,13 @@
-"""Records in and out of a verb: JSON Lines on stdout, a closed pipe that ends quietly, files written by rename.
+"""Records out of a verb: JSON Lines on stdout, or into a file that appears whole or not at all.
 
-Knows no record's fields. `-` is stdin or stdout.
+Knows no record's fields. `-` is stdout.
 """
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
-
-import typer
-
-from llmsys.errors import LlmsysError
 
 __all__ = ["RecordWriter", "records_out"]
 
@@ -54,7 +49,7 @@ def _plain(value: object) -> object:
 def records_out(path: str = "-", *, flush_each: bool = False) -> Iterator[RecordWriter]:
     """A writer of records to stdout, or to a file that appears whole or not at all.
 
-    A reader that went away ends the verb with exit 0. A full disk raises LlmsysError naming the stream.
+    A reader of stdout that went away raises typer.Exit(0), a full disk LlmsysError naming the stream (`_stdio`).
     """
     if path != "-":
         from llmsys.artifacts import replace_file
@@ -62,20 +57,6 @@ def records_out(path: str = "-", *, flush_each: bool = False) -> Iterator[Record
         with replace_file(Path(path)) as stream:
             yield RecordWriter(stream, flush_each=flush_each)
         return
-    stdout = sys.stdout.buffer
-    try:
-        yield RecordWriter(stdout, flush_each=flush_each or sys.stdout.isatty())
-        stdout.flush()
-    except BrokenPipeError:
-        _forget_stdout()
-        raise typer.Exit(0) from None
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        _forget_stdout()
-        raise LlmsysError(f"stdout: {error.strerror}; the output is incomplete") from error
-
-
-def _forget_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's last flush cannot fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.stdout.flush()  # what was written as text comes first
+    yield RecordWriter(sys.stdout.buffer, flush_each=flush_each or sys.stdout.isatty())
+    sys.stdout.buffer.flush()

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["replace_file", "replace_path", "sync_directory"]
+__all__ = ["name_beside", "replace_file", "replace_path", "sync_directory"]
 
 NAMELESS_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
@@ -27,25 +27,24 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     where it cannot be written, a full disk included.
     """
     target = Path(os.path.realpath(path))
-    with _naming(path):
-        if not _is_replaceable(target):
-            with target.open("wb") as stream:
-                yield stream
-            return
-        with _beside(target) as temporary, temporary.open("r+b") as stream:
+    if _is_replaceable(target):
+        with _beside(target, path) as temporary, temporary.open("r+b") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
+    else:
+        with _naming(path, target), target.open("wb") as stream:
+            yield stream
 
 
 @contextmanager
 def replace_path(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` for a library that opens its files itself; it becomes `path` when the block ends.
 
-    The file exists already, empty; whoever replaces it by a file of its own is fine too. Raises as `replace_file` does.
+    The file exists already, empty; a library that puts a file of its own there (safetensors does, readable by its
+    owner alone) does not change the permission bits. Raises as `replace_file` does.
     """
-    target = Path(os.path.realpath(path))
-    with _naming(path), _beside(target) as temporary:
+    with _beside(Path(os.path.realpath(path)), path) as temporary:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -60,26 +59,29 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def beside(target: Path) -> Path:
+def name_beside(target: Path) -> Path:
     """A name in the same directory that nobody else has."""
     return target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}.tmp"
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A new empty file beside `target`, renamed over it at the end, removed on an exception."""
-    temporary = beside(target)
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-    try:
-        with suppress(FileNotFoundError):
-            os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))
+def _beside(target: Path, path: Path) -> Iterator[Path]:
+    """A new empty file beside `target`, renamed over it at the end, removed on an exception; errors name `path`."""
+    temporary = name_beside(target)
+    with _naming(path, temporary):
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        mode = os.fstat(descriptor).st_mode
         os.close(descriptor)
-        yield temporary
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(target.parent)
+        try:
+            with suppress(FileNotFoundError):
+                mode = target.stat().st_mode
+            yield temporary
+            temporary.chmod(stat.S_IMODE(mode))
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(target.parent)
 
 
 def _is_replaceable(target: Path) -> bool:
@@ -94,12 +96,12 @@ def _is_replaceable(target: Path) -> bool:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(path: Path, written: Path) -> Iterator[None]:
     """Let an OSError name the file that was asked for: the temporary's name means nothing, a full disk gives none."""
     try:
         yield
     except OSError as error:
         nameless = error.filename is None and error.errno in NAMELESS_FAULTS
-        if nameless or str(error.filename).endswith(".tmp"):
-            error.filename = str(path)
+        if nameless or str(error.filename) == str(written):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise

@@ -7,21 +7,23 @@ reader takes a newer writer's lines.
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from llmsys.artifacts.compressed import open_source, reading_faults, source_name
 from llmsys.errors import BadInput
 
-__all__ = ["MAX_LINE_BYTES", "OnError", "decode_record", "encode", "read_lines", "read_records"]
+__all__ = ["MAX_LINE_BYTES", "decode_record", "encode", "read_lines", "read_records"]
 
 MAX_LINE_BYTES = 64 * 2**20
 UTF8_MARK = b"\xef\xbb\xbf"
 WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
-OnError = Literal["fail", "skip"]
+Fault = tuple[str, str]
 T = TypeVar("T")
+
+DECODE_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _EXPECTED = re.compile(r"Expected (?P<right>.*?)(?:, got (?P<got>.*?))?(?: - at `(?P<path>.*)`)?", re.DOTALL)
 _ENCODE = msgspec.json.Encoder().encode
@@ -39,21 +41,14 @@ def read_lines(source: str | Path) -> Iterator[tuple[int, bytes]]:
     byte order mark is dropped. Raises BadInput for a line over MAX_LINE_BYTES, UTF-16, and a cut or damaged archive;
     OSError for a file that cannot be read.
     """
-    with open_source(source) as stream:
+    with open_source(source) as stream, reading_faults(source):
         number = 0
-        while True:
-            with reading_faults(source):
-                line = stream.readline(MAX_LINE_BYTES + 1)
-            if not line:
-                return
+        while line := stream.readline(MAX_LINE_BYTES + 1):
             number += 1
             if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
-                raise BadInput(
-                    f"{source_name(source)}:{number}", f"a line over {MAX_LINE_BYTES >> 20} MiB", "one record per line"
-                )
-            if number == 1:
-                line = _without_mark(line, source)
-            yield number, line.removesuffix(b"\n")
+                where = f"{source_name(source)}:{number}"
+                raise BadInput(where, f"a line over {MAX_LINE_BYTES >> 20} MiB", "one record per line")
+            yield number, (line if number > 1 else _without_mark(line, source)).removesuffix(b"\n")
 
 
 def read_records(
@@ -62,7 +57,7 @@ def read_records(
     *,
     on_error: str = "fail",
     on_skip: Callable[[BadInput], None] | None = None,
-    check: Callable[[T], tuple[str, str] | None] | None = None,
+    check: Callable[[T], Fault | None] | None = None,
 ) -> Iterator[T]:
     """Yield one `kind` per line that is not blank.
 
@@ -78,38 +73,36 @@ def read_records(
 def decode_record(line: bytes, decoder: msgspec.json.Decoder[T], where: str) -> T:
     """One record of one line. Raises BadInput at `where`, with the path of the field that does not fit."""
     try:
-        if not line.isascii():
-            line.decode()  # the decoder leaves fields that it passes over unchecked
-        return decoder.decode(line)
-    except UnicodeDecodeError as error:
-        raise BadInput(where, f"not UTF-8 (byte {error.start})", "UTF-8 text") from error
-    except RecursionError as error:
-        raise BadInput(where, "nested too deeply", "a record of ordinary depth") from error
-    except msgspec.ValidationError as error:
-        raise BadInput(where, *_explained(str(error))) from error
-    except msgspec.DecodeError as error:
-        raise BadInput(where, _lowered(str(error)), "one JSON object per line") from error
+        return _decode(line, decoder)
+    except DECODE_FAULTS as error:
+        raise BadInput(where, *_explained(error)) from error
 
 
 def _records(
     source: str | Path,
     decoder: msgspec.json.Decoder[T],
     refuse: Callable[[BadInput], None] | None,
-    check: Callable[[T], tuple[str, str] | None] | None,
+    check: Callable[[T], Fault | None] | None,
 ) -> Iterator[T]:
     name = source_name(source)
     for number, line in read_lines(source):
-        if not line or line.isspace():
-            continue
         try:
-            record = decode_record(line, decoder, f"{name}:{number}")
-            if check is not None and (fault := check(record)):
-                raise BadInput(f"{name}:{number}", *fault)
-        except BadInput as error:
-            if refuse is not None:
-                refuse(error)
-            continue
-        yield record
+            record = _decode(line, decoder)
+            fault = None if check is None else check(record)
+        except DECODE_FAULTS as error:
+            if not line or line.isspace():
+                continue
+            fault = _explained(error)
+        if fault is None:
+            yield record
+        elif refuse is not None:
+            refuse(BadInput(f"{name}:{number}", *fault))
+
+
+def _decode(line: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    if not line.isascii():
+        line.decode()  # the decoder leaves fields that it passes over unchecked
+    return decoder.decode(line)
 
 
 def _raise(error: BadInput) -> None:
@@ -122,10 +115,21 @@ def _without_mark(line: bytes, source: str | Path) -> bytes:
     return line.removeprefix(UTF8_MARK)
 
 
-def _explained(message: str) -> tuple[str, str]:
-    """What is wrong and what would be right, from msgspec's sentence.
+def _explained(error: Exception) -> Fault:
+    """What is wrong and what would be right."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 (byte {error.start})", "UTF-8 text"
+    if isinstance(error, RecursionError):
+        return "nested too deeply", "a record of ordinary depth"
+    if isinstance(error, msgspec.ValidationError):
+        return _retold(str(error))
+    return _lowered(str(error)), "one JSON object per line"
 
-    >>> _explained("Expected `int`, got `str` - at `$.prompt_tokens`")
+
+def _retold(message: str) -> Fault:
+    """The two halves of msgspec's sentence.
+
+    >>> _retold("Expected `int`, got `str` - at `$.prompt_tokens`")
     ('`str` at `$.prompt_tokens`', '`int`')
     """
     found = _EXPECTED.fullmatch(message)

@@ -143,6 +143,27 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
         stream.write(b"x" * 2**20)
 
 
+def test_a_disk_that_fills_up_halfway_leaves_the_old_file_and_names_it(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    script = """
+import resource, sys
+from pathlib import Path
+from llmsys.artifacts import replace_file
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    with replace_file(Path(sys.argv[1])) as stream:
+        stream.write(b"new" * 1000)
+except OSError as error:
+    print(error.filename)
+"""
+    printed = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True).stdout
+
+    assert printed == f"{path}\n"
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize("opener", [replace_file, replace_path])
 def test_a_missing_directory_is_an_error_that_names_the_file_asked_for(tmp_path, opener):
     path = tmp_path / "none" / "file"
@@ -150,6 +171,21 @@ def test_a_missing_directory_is_an_error_that_names_the_file_asked_for(tmp_path,
     with pytest.raises(FileNotFoundError) as caught, opener(path):
         pass
     assert caught.value.filename == str(path)
+
+
+def test_a_name_that_a_directory_took_meanwhile_is_an_error_with_one_name(tmp_path):
+    path = tmp_path / "file"
+    with pytest.raises(IsADirectoryError, match=r"Is a directory: '[^']*/file'$"), replace_file(path):
+        path.mkdir()
+
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, replace_file(tmp_path / "file"):
+        (tmp_path / "input.tmp").read_bytes()
+
+    assert caught.value.filename == str(tmp_path / "input.tmp")
 
 
 def test_a_directory_is_not_replaced_by_a_file(tmp_path):

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsys.artifacts import EVENT_KINDS, Event, EventLog, encode, read_events
@@ -28,6 +28,7 @@ def test_a_log_reads_back_as_it_was_written(tmp_path, name):
     assert list(read_events(tmp_path / name)) == EVENTS
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         Event,

@@ -7,7 +7,7 @@ import sys
 import msgspec
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsys.artifacts import MAX_LINE_BYTES, encode, jsonl, read_lines, read_records, write_compressed
@@ -44,6 +44,7 @@ def test_dash_reads_stdin(monkeypatch):
         next(records)
 
 
+@settings(deadline=None)
 @given(st.lists(st.builds(Point, st.integers(-(2**63), 2**63), st.text())))
 def test_encoded_records_read_back_equal(records):
     decoder = msgspec.json.Decoder(Point)

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsys.artifacts import TraceRecord, encode, read_trace
@@ -36,6 +36,7 @@ def test_defaults_are_not_written():
     assert encode(TraceRecord("r1", "acme", 1.5, 10, 3)).decode() == LINE + "\n"
 
 
+@settings(deadline=None)
 @given(records)
 def test_every_record_reads_back_equal(record):
     assert msgspec.json.decode(encode(record), type=TraceRecord) == record
@@ -79,6 +80,7 @@ def test_skipping_drops_the_late_record_alone(lines_file):
     assert [error.where for error in skipped] == [f"{path}:3"]
 
 
+@settings(deadline=None)
 @given(times=st.lists(st.integers(0, 20), max_size=30), reorder_s=st.integers(1, 20))
 def test_reordering_sorts_what_is_at_most_that_late(tmp_path_factory, times, reorder_s):
     path = tmp_path_factory.mktemp("trace") / "t.jsonl"

@@ -1,0 +1,124 @@
+"""Attention of one step over row-shaped caches: prompt chunks one by one, decoding rows in dense runs.
+
+Decoding folds the queries that share a key head into matrix rows, [M, KV, H/KV, D] @ [M, KV, D, T], with a float32
+softmax; a fused attention call is several times slower for one query per row on a CPU. Knows nothing of requests.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmsys.engine.kv_store import RowKV
+
+__all__ = ["AttentionPlan", "DecodeRun", "PromptChunk", "attend", "plan_runs"]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptChunk:
+    """Tokens first..first+count of the flat batch are tokens start..start+count of the sequence in `row`."""
+
+    row: int
+    first: int
+    start: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRun:
+    """Neighbouring rows row..row+len(lengths) that each decode one token; `tokens` are their places in the batch.
+
+    `mask` is [M, 1, 1, T] float32: 0 up to and including the new token, -inf beyond.
+    """
+
+    row: int
+    tokens: Tensor
+    mask: Tensor
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """Who attends where in this step; `decode_rows` and `decode_positions` say where new keys go."""
+
+    chunks: tuple[PromptChunk, ...]
+    runs: tuple[DecodeRun, ...]
+    decode_tokens: Tensor
+    decode_rows: Tensor
+    decode_positions: Tensor
+
+
+def plan_runs(rows: Sequence[int], lengths: Sequence[int], tokens: Sequence[int]) -> tuple[DecodeRun, ...]:
+    """Cut decoding rows into runs of neighbours whose lengths lie in one bucket of 128 * 2^i.
+
+    `lengths` count the new token. A run's width is its longest row, so no row reads more than twice its own length.
+    """
+    order = sorted(range(len(rows)), key=lambda i: rows[i])
+    groups: list[list[int]] = []
+    for i in order:
+        previous = groups[-1][-1] if groups else None
+        if previous is None or rows[i] != rows[previous] + 1 or _bucket(lengths[i]) != _bucket(lengths[previous]):
+            groups.append([])
+        groups[-1].append(i)
+    return tuple(_run(group, rows, lengths, tokens) for group in groups)
+
+
+def _bucket(length: int) -> int:
+    return max(0, (length - 1) // 128).bit_length()
+
+
+def _run(group: list[int], rows: Sequence[int], lengths: Sequence[int], tokens: Sequence[int]) -> DecodeRun:
+    own = torch.tensor([lengths[i] for i in group])
+    width = int(own.max())
+    beyond = torch.arange(width)[None, :] >= own[:, None]
+    mask = torch.zeros(len(group), width).masked_fill_(beyond, -torch.inf)
+    return DecodeRun(rows[group[0]], torch.tensor([tokens[i] for i in group]), mask[:, None, None, :], width)
+
+
+def attend(plan: AttentionPlan, store: RowKV, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Write the step's keys and values, then mix values for every token.
+
+    Shapes: q [T, heads, D], k and v [T, kv_heads, D]; returns [T, heads * D] in q's dtype.
+    """
+    keys, values = store.keys[layer], store.values[layer]
+    mixed = torch.empty(q.shape[0], q.shape[1] * q.shape[2], dtype=q.dtype)
+    for chunk in plan.chunks:
+        here, end = slice(chunk.first, chunk.first + chunk.count), chunk.start + chunk.count
+        keys[chunk.row, :, chunk.start : end] = k[here].transpose(0, 1)
+        values[chunk.row, :, chunk.start : end] = v[here].transpose(0, 1)
+        mixed[here] = _prompt(chunk, keys, values, q[here])
+    if plan.runs:
+        keys[plan.decode_rows, :, plan.decode_positions] = k[plan.decode_tokens].to(keys.dtype)
+        values[plan.decode_rows, :, plan.decode_positions] = v[plan.decode_tokens].to(values.dtype)
+    for run in plan.runs:
+        mixed[run.tokens] = _decode(run, keys, values, q[run.tokens])
+    return mixed
+
+
+def _prompt(chunk: PromptChunk, keys: Tensor, values: Tensor, q: Tensor) -> Tensor:
+    """Attention of one prompt chunk to its own prefix: q [count, heads, D] to [count, heads * D]."""
+    end = chunk.start + chunk.count
+    group = q.shape[1] // keys.shape[1]
+    own_keys = keys[chunk.row, :, :end].to(q.dtype).repeat_interleave(group, dim=0)
+    own_values = values[chunk.row, :, :end].to(q.dtype).repeat_interleave(group, dim=0)
+    mask = None
+    if chunk.start > 0:
+        mask = torch.ones(chunk.count, end, dtype=torch.bool).tril_(diagonal=chunk.start)
+    out = F.scaled_dot_product_attention(
+        q.transpose(0, 1)[None], own_keys[None], own_values[None], attn_mask=mask, is_causal=mask is None
+    )
+    return out[0].transpose(0, 1).reshape(chunk.count, -1)
+
+
+def _decode(run: DecodeRun, keys: Tensor, values: Tensor, q: Tensor) -> Tensor:
+    """One new query per row against its cached keys: q [M, heads, D] to [M, heads * D]."""
+    rows, heads, dim = q.shape
+    kv_heads = keys.shape[1]
+    own_keys = keys[run.row : run.row + rows, :, : run.width]
+    own_values = values[run.row : run.row + rows, :, : run.width]
+    folded = q.view(rows, kv_heads, heads // kv_heads, dim).to(keys.dtype)
+    scores = torch.matmul(folded * dim**-0.5, own_keys.transpose(2, 3)).float().add_(run.mask)
+    weights = torch.softmax(scores, dim=-1).to(values.dtype)
+    return torch.matmul(weights, own_values).reshape(rows, heads * dim).to(q.dtype)

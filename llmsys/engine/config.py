@@ -1,0 +1,85 @@
+"""Every setting of one engine, checked when it is made.
+
+Knows nothing about models: what depends on the device or the model is left None here and resolved by `Engine.load`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from llmsys.engine.errors import RequestError
+from llmsys.engine.policy import FirstComeFirstServed, Policy
+
+__all__ = ["EngineConfig"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Settings of one engine; a value that cannot work raises RequestError with the range.
+
+    max_batch_tokens: tokens of one step, decode rows and prefill chunks together; None is 256 on a CPU, 512 elsewhere.
+    max_sequences: sequences that run at once. spare_rows: further sequences whose keys and values are kept while they
+    are parked, or finished and still of use as a cached prefix. kv_memory_bytes: the budget of keys and values; None is
+    a quarter of the free memory. max_preemptions: after so many a request reserves its whole length and is left alone.
+    max_waiting: the queue's bound, past which `add` raises CapacityError. max_finished: finished sequences whose tokens
+    are remembered, so that they can be extended or forked.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    max_batch_tokens: int | None = None
+    max_sequences: int = 64
+    spare_rows: int = 64
+    max_len: int | None = None
+    kv_memory_bytes: int | None = None
+    block_tokens: int = 16
+    prefix_cache: bool = True
+    chunked_prefill: bool = True
+    quant: Literal["auto", "none", "int4"] = "auto"
+    compile: bool = False
+    batch_invariant: bool = False
+    lora_slots: int = 32
+    lora_rank_max: int = 64
+    lora_cpu_bytes: int = 2 << 30
+    max_waiting: int = 10_000
+    max_preemptions: int = 4
+    max_finished: int = 1024
+    seed: int = 0
+    policy: Policy = field(default_factory=FirstComeFirstServed)
+
+    def __post_init__(self) -> None:
+        least = {
+            "max_batch_tokens": 1,
+            "max_sequences": 1,
+            "spare_rows": 0,
+            "max_len": 2,
+            "kv_memory_bytes": 1,
+            "block_tokens": 1,
+            "lora_slots": 0,
+            "lora_rank_max": 1,
+            "lora_cpu_bytes": 0,
+            "max_waiting": 1,
+            "max_preemptions": 0,
+            "max_finished": 0,
+            "seed": 0,
+        }
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise RequestError(f"{name} is {value}; expected {bound} or more")
+        if self.quant not in ("auto", "none", "int4"):
+            raise RequestError(f"quant is {self.quant!r}; expected auto, none or int4")
+
+    @property
+    def kv_rows(self) -> int:
+        """Sequences whose keys and values may exist at once: running, parked and retained."""
+        return self.max_sequences + self.spare_rows
+
+    def batch_tokens(self, device_type: str) -> int:
+        """Return the token budget of a step on a device of type "cpu" or "cuda".
+
+        >>> EngineConfig().batch_tokens("cpu")
+        256
+        """
+        if self.max_batch_tokens is not None:
+            return self.max_batch_tokens
+        return 256 if device_type == "cpu" else 512

@@ -1,0 +1,44 @@
+"""Plan a step and run it; when the device runs out of memory, do with less instead of dying.
+
+A step that does not fit is planned again with half the tokens and one sequence fewer, until a single token of a single
+sequence does not fit: then that sequence ends with an error. Knows nothing about sampling or text.
+"""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from llmsys.engine.parts import Executor
+from llmsys.engine.scheduler import Scheduler, Turn
+
+__all__ = ["run_forward"]
+
+_log = logging.getLogger(__name__)
+_ALLOCATION_FAILURES = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def run_forward(runner: Executor, scheduler: Scheduler, now_s: float) -> tuple[Turn, Tensor | None]:
+    """Return the step's decisions and the logits [chunks that sample, vocab], None if nothing was computed."""
+    turn = scheduler.plan(now_s)
+    while turn.chunks:
+        try:
+            return turn, runner.execute(turn.plan)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            _log.warning("out of memory in a step of %d tokens, trying with less: %s", turn.plan.tokens, error)
+        if not scheduler.relieve(turn) and turn.limit == 1:
+            for chunk in turn.chunks:
+                chunk.sequence.error = f"out of memory at {len(chunk.sequence.token_ids)} tokens, nothing left to free"
+                turn.failed.append(chunk.sequence)
+            turn.chunks.clear()
+            break
+        turn = scheduler.replan(turn)
+    return turn, None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(words in str(error) for words in _ALLOCATION_FAILURES)

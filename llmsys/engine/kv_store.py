@@ -1,0 +1,100 @@
+"""Where keys and values live on a CPU: one lazily committed arena per layer, one row per sequence.
+
+The memory manager of the machine is the page table: untouched pages cost nothing, a finished row is handed back.
+Rows in use are kept dense so that one batched matmul serves a run of them. Knows nothing of tokens or scheduling.
+"""
+
+import mmap
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["KVStore", "RowKV"]
+
+PAGE_TOKENS = 64
+"""Rows are a multiple of this many tokens, so that each starts on a page of memory."""
+
+
+class KVStore(Protocol):
+    """Keys and values by sequence and position; implemented by rows (CPU) and pages (GPU)."""
+
+    def row(self, sequence_id: int) -> int:
+        """The row of a sequence, taken now if it has none."""
+        ...
+
+    def release(self, sequence_id: int) -> None:
+        """Forget a sequence; unknown ones are ignored."""
+        ...
+
+    def copy_prefix(self, source_id: int, target_id: int, tokens: int) -> None:
+        """Give the target a copy of the source's first tokens."""
+        ...
+
+
+class RowKV:
+    """[rows, kv_heads, max_len, head_dim] per layer, for keys and for values, in anonymous memory."""
+
+    def __init__(
+        self, *, layers: int, rows: int, kv_heads: int, max_len: int, head_dim: int, dtype: torch.dtype
+    ) -> None:
+        self.max_len = -(-max_len // PAGE_TOKENS) * PAGE_TOKENS
+        self.rows = rows
+        shape = (rows, kv_heads, self.max_len, head_dim)
+        self._row_bytes = kv_heads * self.max_len * head_dim * dtype.itemsize
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared pages would outlive madvise
+        self._maps = [mmap.mmap(-1, rows * self._row_bytes, flags=private) for _ in range(2 * layers)]
+        arenas = [torch.frombuffer(block, dtype=dtype).view(shape) for block in self._maps]
+        self.keys: list[Tensor] = arenas[:layers]
+        self.values: list[Tensor] = arenas[layers:]
+        self._row_of: dict[int, int] = {}
+        self._owner: list[int] = []
+        self._filled: dict[int, int] = {}
+
+    def row(self, sequence_id: int) -> int:
+        """The row of a sequence, taken now if it has none. Raises ValueError when all rows are taken."""
+        found = self._row_of.get(sequence_id)
+        if found is not None:
+            return found
+        if len(self._owner) == self.rows:
+            raise ValueError(f"all {self.rows} rows hold a sequence; release one first")
+        self._row_of[sequence_id] = len(self._owner)
+        self._owner.append(sequence_id)
+        return len(self._owner) - 1
+
+    def filled(self, sequence_id: int, tokens: int) -> None:
+        """Remember how many tokens of the row are written, which is what moving it must copy."""
+        self._filled[sequence_id] = tokens
+
+    def release(self, sequence_id: int) -> None:
+        """Forget a sequence: the last row moves into its place and the last row's memory is handed back."""
+        hole = self._row_of.pop(sequence_id, None)
+        written = self._filled.pop(sequence_id, 0)
+        if hole is None:
+            return
+        last = len(self._owner) - 1
+        mover = self._owner.pop()
+        if hole != last:
+            kept = self._filled.get(mover, 0)
+            self._copy(last, hole, kept)
+            # attention reads past a row's end with weight 0, and 0 times a NaN left there would be NaN
+            for arena in (*self.keys, *self.values):
+                arena[hole, :, kept:written] = 0
+            self._owner[hole] = mover
+            self._row_of[mover] = hole
+        for block in self._maps:
+            block.madvise(mmap.MADV_DONTNEED, last * self._row_bytes, self._row_bytes)
+
+    def copy_prefix(self, source_id: int, target_id: int, tokens: int) -> None:
+        """Give the target's row a copy of the source's first `tokens` tokens."""
+        self._copy(self._row_of[source_id], self.row(target_id), tokens)
+        self.filled(target_id, tokens)
+
+    def held(self) -> Iterable[int]:
+        """The sequences that hold a row."""
+        return tuple(self._owner)
+
+    def _copy(self, source: int, target: int, tokens: int) -> None:
+        for arena in (*self.keys, *self.values):
+            arena[target, :, :tokens] = arena[source, :, :tokens]

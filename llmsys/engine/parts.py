@@ -1,0 +1,82 @@
+"""What the control side asks of the parts around it: a runner, a tokenizer, adapter slots, a store of prefixes.
+
+`Runner`, `tokens.Tokenizer` and `AdapterPool` fit these; so does anything else with the same few methods. Knows
+nothing about how any of them works.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from llmsys.engine.sequence import Plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+__all__ = ["AdapterSlots", "Adapters", "Executor", "PrefixStore", "TextCodec"]
+
+
+class PrefixStore(Protocol):
+    """Keys and values by sequence: one row each, of which any prefix can be copied to another row."""
+
+    def release(self, sequence_id: int) -> None:
+        """Forget the keys and values of a sequence."""
+
+    def copy_prefix(self, source_id: int, target_id: int, tokens: int) -> None:
+        """Give `target_id` the keys and values of the first `tokens` tokens of `source_id`."""
+
+
+class Executor(PrefixStore, Protocol):
+    """Runs one plan through the model."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of a row of logits."""
+
+    @property
+    def max_len(self) -> int:
+        """Longest sequence, prompt and output together."""
+
+    def execute(self, plan: Plan) -> "Tensor":
+        """Return float32 [chunks that sample, vocab_size] in plan order; the caller may change it."""
+
+
+class AdapterSlots(Protocol):
+    """Adapters in device memory, each in a slot that is held as long as a sequence uses it."""
+
+    def acquire(self, name: str) -> int:
+        """Load if needed and hold; AdapterBusy if every slot is held, AdapterError if it cannot be loaded."""
+
+    def release(self, slot: int) -> None:
+        """Give back one hold."""
+
+    def digest(self, name: str) -> bytes:
+        """Identify the content and generation that `acquire` of this name gives now."""
+
+
+class Adapters(AdapterSlots, Protocol):
+    """Adapter slots with names."""
+
+    def register(self, name: str, path: "Path | str") -> None:
+        """Give a path a name; nothing is loaded yet."""
+
+    def names(self) -> Iterable[str]:
+        """Names that can be acquired."""
+
+
+class TextCodec(Protocol):
+    """Text to token ids and back."""
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Tokenize plain text."""
+
+    def apply_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Tokenize a conversation, ready for the answer."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of a run of tokens; bytes that are no character yet become U+FFFD."""

@@ -1,0 +1,100 @@
+"""Three ways to decode the same batch greedily: our engine, transformers' `generate`, PEFT's mixed `adapter_names`.
+
+Each takes token ids of equal length and gives token ids; what is timed and compared is `engine_bench`'s. A peer's own
+best settings are used: static shapes, no padding, its cache.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from llmsys.engine.config import EngineConfig
+from llmsys.engine.core import Engine
+from llmsys.engine.errors import EngineError
+from llmsys.engine.sequence import Request, SamplingParams
+from llmsys.gpu import require
+from llmsys.serve_lora.reference_model import ReferenceModel
+
+__all__ = ["EngineDecoder", "GreedyDecoder", "PeftDecoder", "TransformersDecoder"]
+
+Rows = Sequence[list[int]]
+BASE = "__base__"
+
+
+class GreedyDecoder(Protocol):
+    """Something that continues a batch. `mixes` says whether rows may carry different adapters."""
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether `adapters` may name any."""
+
+    def decode(self, prompts: Rows, new_tokens: int, adapters: Sequence[str | None]) -> list[list[int]]:
+        """Exactly `new_tokens` greedy tokens per row; an end token does not end it. adapters: one per row."""
+
+
+class EngineDecoder:
+    """Our engine, prefix cache off so that no run profits from the one before."""
+
+    name = "llmsys"
+    mixes = True
+
+    def __init__(self, model: str, adapters: Mapping[str, Path], *, device: str, dtype: str) -> None:
+        config = EngineConfig(device=device, dtype=dtype, prefix_cache=False, max_batch_tokens=2048)
+        self._engine = Engine.load(model, config=config)
+        for name, path in adapters.items():
+            self._engine.adapters.register(name, path)
+
+    def decode(self, prompts: Rows, new_tokens: int, adapters: Sequence[str | None]) -> list[list[int]]:
+        """As the protocol says. Raises EngineError for a row that ends early."""
+        sampling = SamplingParams(max_tokens=new_tokens, temperature=0.0, ignore_eos=True)
+        rows = [Request(ids, sampling, adapter=name) for ids, name in zip(prompts, adapters, strict=True)]
+        answers = [list(answer.token_ids) for answer in self._engine.generate(rows)]
+        if {len(answer) for answer in answers} != {new_tokens}:
+            raise EngineError(f"a row ended before its {new_tokens} tokens")
+        return answers
+
+
+class TransformersDecoder:
+    """transformers' `generate`; base rows only."""
+
+    name = "transformers generate"
+    mixes = False
+
+    def __init__(self, reference: ReferenceModel) -> None:
+        self._model = reference.model
+
+    def decode(self, prompts: Rows, new_tokens: int, adapters: Sequence[str | None]) -> list[list[int]]:
+        """As the protocol says; `adapters` are all None."""
+        return _generate(self._model, prompts, new_tokens)
+
+
+class PeftDecoder:
+    """PEFT around transformers, a name per row. Raises Unavailable where PEFT is not installed."""
+
+    name = "peft adapter_names"
+    mixes = True
+
+    def __init__(self, reference: ReferenceModel, adapters: Mapping[str, Path]) -> None:
+        peft = require("peft")
+        (first, path), *others = adapters.items()
+        self.model = peft.PeftModel.from_pretrained(reference.model, path, adapter_name=first).eval()
+        for name, other in others:
+            self.model.load_adapter(other, adapter_name=name)
+
+    def decode(self, prompts: Rows, new_tokens: int, adapters: Sequence[str | None]) -> list[list[int]]:
+        """As the protocol says."""
+        return _generate(self.model, prompts, new_tokens, adapter_names=[name or BASE for name in adapters])
+
+
+@torch.inference_mode()
+def _generate(model: Any, prompts: Rows, new_tokens: int, **given: object) -> list[list[int]]:  # noqa: ANN401
+    ids = torch.tensor([list(row) for row in prompts])
+    limits = {"min_new_tokens": new_tokens, "max_new_tokens": new_tokens, "do_sample": False}
+    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **limits, **given)
+    return [[int(token) for token in row] for row in out[:, ids.shape[1] :]]
