@@ -13,7 +13,7 @@ from typer.main import get_group
 
 from llmsys.errors import Unavailable
 
-__all__ = ["COMMANDS", "LazyCommand", "is_built", "lazy_commands"]
+__all__ = ["COMMANDS", "LazyCommand", "is_built", "lazy_commands", "verbs_of"]
 
 COMMANDS = {
     "compress": "Weights, KV caches and gradients through video and tensor codecs.",
@@ -71,6 +71,17 @@ def hide_environment(command: Any) -> None:  # noqa: ANN401
         parameter.show_envvar = False
     for verb in getattr(command, "commands", {}).values():
         hide_environment(verb)
+
+
+def verbs_of(group: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+    """Every verb of a loaded command by the words that call it, those of its groups as `trace import`."""
+    for name, command in group.commands.items():
+        if command.hidden:
+            continue
+        if isinstance(command, TyperGroup):
+            yield from ((f"{name} {verb}", leaf) for verb, leaf in verbs_of(command))
+        else:
+            yield name, command
 
 
 def lazy_commands() -> Iterator[LazyCommand]:

@@ -1,11 +1,12 @@
 """`llmsys fair-queue audit`: an event log in, a verdict out."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from llmsys.cli._options import Json, Quiet, one_of
+from llmsys.cli._options import Json, Plot, Quiet, one_of
 from llmsys.cli._render import note, report, table
 
 __all__ = ["audit"]
@@ -26,6 +27,7 @@ def audit(
     wq: Annotated[
         float | None, typer.Option("--wq", min=0.0, help="Cost of an output token; default: the log's.")
     ] = None,
+    plot: Plot = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -35,6 +37,8 @@ def audit(
     """
     from llmsys.fair_queue.audit import check_file
 
+    if plot and log == "-":
+        raise typer.BadParameter("--plot reads the log a second time; give a file in place of -")
     verdict = check_file(log, wp=wp, wq=wq, bound=bound)
     for warning in verdict.warnings:
         note(f"warning: {warning}")
@@ -43,8 +47,21 @@ def audit(
         table(_tenant_rows(summary), title="tenants (cost units, seconds)", stderr=True)
         note(_constants(summary))
     report(summary, _check_rows(summary), title=f"policy {verdict.policy or 'unknown'}", json=json)
+    if plot:
+        _draw_service(log, plot, wp=wp, wq=wq)
     if not verdict.holds:
         raise typer.Exit(1)
+
+
+def _draw_service(log: str, path: Path, *, wp: float | None, wq: float | None) -> None:
+    from llmsys.cli._plot import Figure, Line, draw
+    from llmsys.fair_queue.audit import service_over_time
+
+    lines = [
+        Line(name, times.tolist(), service.tolist())
+        for name, (times, service) in service_over_time(log, wp=wp, wq=wq).items()
+    ]
+    draw(Figure("service per tenant", "time in s", "accumulated service in cost units per weight", lines), path)
 
 
 def _tenant_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:

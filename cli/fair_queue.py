@@ -4,13 +4,16 @@ from typing import Annotated
 
 import typer
 
-from llmsys.cli import _fair_queue_audit, _fair_queue_trace
+from llmsys.cli import _fair_queue_audit, _fair_queue_simulate, _fair_queue_trace
 from llmsys.cli._options import OnError, Quiet
 from llmsys.cli._render import note
 from llmsys.cli._streams import records_out
 
+__all__ = ["app"]
+
 app = typer.Typer(help="Fair scheduling of tenants by tokens served.", rich_markup_mode=None, no_args_is_help=True)
 app.add_typer(_fair_queue_trace.app, name="trace")
+app.add_typer(_fair_queue_simulate.app, name="simulate")
 app.command()(_fair_queue_audit.audit)
 
 Weights = Annotated[

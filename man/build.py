@@ -16,7 +16,7 @@ import typer
 
 from llmsys import __version__
 from llmsys.cli import root_group
-from llmsys.cli._commands import COMMANDS, is_built
+from llmsys.cli._commands import COMMANDS, is_built, verbs_of
 
 HERE = Path(__file__).resolve().parent
 
@@ -85,7 +85,7 @@ def command_page(name: str, built: list[str]) -> Iterator[str]:
     """The page of one built command: a synopsis line and a section per verb."""
     group: Any = root_group().commands[name]
     group = group.load()
-    verbs = {verb: command for verb, command in group.commands.items() if not command.hidden}
+    verbs = dict(verbs_of(group))
     yield from header(f"llmsys-{name}", COMMANDS[name].rstrip("."))
     yield ".SH SYNOPSIS"
     for verb, command in verbs.items():

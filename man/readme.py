@@ -1,11 +1,16 @@
 """The parts of README.md that cog writes from the tree: `cog -r -I man README.md`."""
 
+from pathlib import Path
+
 import facts
 import transcripts
 
-from llmsys.cli._commands import COMMANDS, is_built
+from llmsys.cli._commands import COMMANDS, LazyCommand, is_built, verbs_of
+from llmsys.cli._root import root_group
 
-__all__ = ["command_table", "examples", "exit_codes", "file_formats"]
+__all__ = ["command_table", "demo_pipeline", "examples", "exit_codes", "file_formats"]
+
+DEMO = Path(__file__).resolve().parent.parent / "demo.sh"
 
 SYSTEMS = {
     "compress": "LLM.265",
@@ -21,12 +26,23 @@ SYSTEMS = {
 
 
 def command_table() -> str:
-    """The nine systems, what each does, and whether this tree holds it."""
-    rows = ["| command | system | what it does | state |", "| --- | --- | --- | --- |"]
+    """The nine systems, what each does, and which of its verbs this tree holds."""
+    rows = ["| command | system | what it does | verbs that work |", "| --- | --- | --- | --- |"]
     for name, system in SYSTEMS.items():
-        state = "works" if is_built(name) else "not built yet"
-        rows.append(f"| `llmsys {name}` | {system} | {COMMANDS[name]} | {state} |")
+        rows.append(f"| `llmsys {name}` | {system} | {COMMANDS[name]} | {_verbs(name)} |")
     return "\n".join(rows)
+
+
+def _verbs(name: str) -> str:
+    command = root_group().commands[name]
+    assert isinstance(command, LazyCommand)
+    return ", ".join(verb for verb, _ in verbs_of(command.load())) if is_built(name) else "not built yet"
+
+
+def demo_pipeline() -> str:
+    """The commands that `make demo` runs, as a block of shell."""
+    commands = DEMO.read_text(encoding="utf-8").split("# the pipeline\n")[1].split("# the end\n")[0]
+    return f"```sh\n{commands}```"
 
 
 def examples() -> str:

@@ -70,13 +70,17 @@ class RowKV:
     def release(self, sequence_id: int) -> None:
         """Forget a sequence: the last row moves into its place and the last row's memory is handed back."""
         hole = self._row_of.pop(sequence_id, None)
-        self._filled.pop(sequence_id, None)
+        written = self._filled.pop(sequence_id, 0)
         if hole is None:
             return
         last = len(self._owner) - 1
         mover = self._owner.pop()
         if hole != last:
-            self._copy(last, hole, self._filled.get(mover, 0))
+            kept = self._filled.get(mover, 0)
+            self._copy(last, hole, kept)
+            # attention reads past a row's end with weight 0, and 0 times a NaN left there would be NaN
+            for arena in (*self.keys, *self.values):
+                arena[hole, :, kept:written] = 0
             self._owner[hole] = mover
             self._row_of[mover] = hole
         for block in self._maps:

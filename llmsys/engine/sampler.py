@@ -6,7 +6,7 @@ blocks or when a request ends. Drawing from a row never looks at another row, so
 
     plain greedy      one argmax over all rows
     temperature only  softmax and one cumulative sum, in vocabulary order: nothing is sorted
-    top-k, top-p      the largest 128 logits, then 2048, then all, until the cut lies within them
+    top-k, top-p      the largest 128 logits if the cut lies within them, else a threshold from all, sorted
 """
 
 from collections.abc import Sequence as Items
@@ -22,7 +22,8 @@ from llmsys.engine.sequence import SamplingParams, Sequence
 
 __all__ = ["Sampled", "sample", "uniform"]
 
-_CUT_WIDTHS = (128, 2048)
+_HEAD = 128
+_SPAN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,63 +103,111 @@ def _draw(logits: Tensor, rows: list[int], sequences: Items[Sequence]) -> list[i
     """Draw one token for each of these rows by temperature, top-k, top-p and min-p."""
     params = [sequences[row].request.sampling for row in rows]
     points = [uniform(sequences[r].seed, sequences[r].index, len(sequences[r].token_ids)) for r in rows]
-    scaled = logits[rows] / _column([p.temperature for p in params], logits)
+    scaled = _rows(logits, rows).div_(_column([p.temperature for p in params], logits))
     point = _column(points, logits, torch.float64)
-    vocab = logits.shape[1]
-    chosen: dict[int, int] = {}
-    cut = [i for i, p in enumerate(params) if p.top_p < 1 or 0 < p.top_k < vocab]
-    dense = [i for i in range(len(rows)) if i not in set(cut)]
-    if dense:
-        picked = _draw_dense(scaled[dense], [params[i] for i in dense], point[dense])
-        chosen.update(zip(dense, picked, strict=True))
-    for width in (*_CUT_WIDTHS, vocab):
-        if cut:
-            picked = _draw_cut(scaled[cut], [params[i] for i in cut], point[cut], min(width, vocab))
-            chosen.update((i, token) for i, token in zip(cut, picked, strict=True) if token >= 0)
-            cut = [i for i in cut if i not in chosen]
-    return [chosen[i] for i in range(len(rows))]
+    chosen = [-1] * len(rows)
+    cut = [i for i, p in enumerate(params) if p.top_p < 1 or 0 < p.top_k < logits.shape[1]]
+    if cut:
+        _fill(chosen, cut, _draw_head(_rows(scaled, cut), [params[i] for i in cut], point[cut]))
+    rest = [i for i, token in enumerate(chosen) if token < 0]
+    if rest:
+        _fill(chosen, rest, _draw_from_all(_rows(scaled, rest), [params[i] for i in rest], point[rest]))
+    return chosen
 
 
-def _draw_dense(scaled: Tensor, params: list[SamplingParams], point: Tensor) -> list[int]:
-    """Inverse CDF in vocabulary order, for rows that only min-p may thin out."""
-    probs = torch.softmax(scaled, dim=-1)
-    if any(p.min_p for p in params):
-        probs = _above_min_p(probs, params)
-    return _invert(probs, point).tolist()
+def _rows(part: Tensor, rows: list[int]) -> Tensor:
+    """Return these rows, without a copy if they are all there are."""
+    return part if len(rows) == len(part) else part[rows]
 
 
-def _draw_cut(scaled: Tensor, params: list[SamplingParams], point: Tensor, width: int) -> list[int]:
-    """Inverse CDF over the `width` largest logits in falling order; -1 where the cut is not within them.
+def _fill(chosen: list[int], places: list[int], tokens: list[int]) -> None:
+    for place, token in zip(places, tokens, strict=True):
+        chosen[place] = token
+
+
+def _draw_head(scaled: Tensor, params: list[SamplingParams], point: Tensor) -> list[int]:
+    """Inverse CDF over the largest logits in falling order; -1 where the cut is not within them.
 
     top-k keeps that many and normalises; top-p keeps the smallest head with a mass of at least top_p.
     """
     vocab = scaled.shape[1]
+    width = min(_HEAD, vocab)
     values, tokens = scaled.topk(width, dim=-1)
     k = _column([p.top_k or vocab for p in params], scaled)
     top_p = _column([p.top_p for p in params], scaled)
     by_k = k <= width
     values = values.masked_fill(torch.arange(width, device=scaled.device) >= k, -torch.inf)
-    mass = torch.where(by_k, values.logsumexp(dim=-1, keepdim=True), scaled.logsumexp(dim=-1, keepdim=True))
+    mass = values.logsumexp(dim=-1, keepdim=True)
+    if not bool(by_k.all()):
+        mass = torch.where(by_k, mass, scaled.logsumexp(dim=-1, keepdim=True))
     probs = torch.exp(values - mass)
     total = probs.cumsum(dim=-1)
-    complete = by_k | ((k == vocab) & (total[:, -1:] >= top_p)) | (width == vocab)
+    complete = by_k | ((k >= vocab) & (total[:, -1:] >= top_p))
     probs = probs.masked_fill(total - probs >= top_p, 0.0)
-    picked = tokens.gather(1, _invert(_above_min_p(probs, params), point)[:, None])
+    picked = tokens.gather(1, _invert(_above_min_p(probs, params), point))
     return torch.where(complete, picked, -1)[:, 0].tolist()
+
+
+def _draw_from_all(scaled: Tensor, params: list[SamplingParams], point: Tensor) -> list[int]:
+    """Inverse CDF in vocabulary order over what is not below the rows' thresholds; equals of a threshold stay.
+
+    Overwrites `scaled`: at this width every copy costs as much as the arithmetic.
+    """
+    cut = [i for i, p in enumerate(params) if p.top_p < 1 or 0 < p.top_k < scaled.shape[1]]
+    if cut:
+        bound = torch.full((len(params), 1), -torch.inf, device=scaled.device)
+        bound[cut] = _thresholds(_rows(scaled, cut), [params[i] for i in cut])
+        scaled.masked_fill_(scaled < bound, -torch.inf)
+    weights = scaled.sub_(scaled.amax(dim=-1, keepdim=True)).exp_()
+    return _invert(_above_min_p(weights, params), point)[:, 0].tolist()
+
+
+def _thresholds(scaled: Tensor, params: list[SamplingParams]) -> Tensor:
+    """Return [n, 1] the smallest logit that top-k and then top-p keep, from the sorted logits."""
+    vocab = scaled.shape[1]
+    ranked = _falling(scaled)
+    k = _column([min(p.top_k or vocab, vocab) for p in params], scaled, torch.int64)
+    kept = ranked.masked_fill(torch.arange(vocab, device=scaled.device) >= k, -torch.inf)
+    probs = torch.softmax(kept, dim=-1)
+    before = probs.cumsum(dim=-1).sub_(probs)
+    count = (before < _column([p.top_p for p in params], scaled)).sum(dim=-1, keepdim=True)
+    return ranked.gather(1, torch.minimum(count, k) - 1)
+
+
+def _falling(scaled: Tensor) -> Tensor:
+    """Sort every row, largest first; on a CPU by numpy, which does without the order and takes a tenth of the time."""
+    if scaled.device.type == "cpu":
+        return torch.from_numpy(np.sort(-scaled.numpy(), axis=-1)).neg_()
+    return scaled.sort(dim=-1, descending=True).values
 
 
 def _above_min_p(probs: Tensor, params: list[SamplingParams]) -> Tensor:
     """Zero what is less likely than min_p times the most likely token."""
+    if not any(p.min_p for p in params):
+        return probs
     least = _column([p.min_p for p in params], probs) * probs.amax(dim=-1, keepdim=True)
     return probs.masked_fill(probs < least, 0.0)
 
 
 def _invert(probs: Tensor, point: Tensor) -> Tensor:
-    """Return for each row the first index whose cumulative share exceeds the point; probs [n, m], point [n, 1]."""
-    total = probs.cumsum(dim=-1, dtype=torch.float64)
+    """Return [n, 1] the first index whose cumulative share exceeds the point; probs [n, m], point [n, 1].
+
+    First the span of 256 that holds it, by the spans' sums, then the place within: one cheap pass over a wide row.
+    """
+    rows, width = probs.shape
+    spans = (torch.nn.functional.pad(probs, (0, -width % _SPAN)) if width % _SPAN else probs).view(rows, -1, _SPAN)
+    sums = spans.sum(dim=-1).double().cumsum(dim=-1)
+    span = _first_above(sums, point * sums[:, -1:])
+    before = torch.where(span > 0, sums.gather(1, (span - 1).clamp(min=0)), 0.0)
+    inside = spans.gather(1, span[:, :, None].expand(-1, 1, _SPAN))[:, 0].double().cumsum(dim=-1)
+    return span * _SPAN + _first_above(inside, point * sums[:, -1:] - before)
+
+
+def _first_above(total: Tensor, target: Tensor) -> Tensor:
+    """Return [n, 1] the first index where the cumulative sum exceeds the target, at most the last that adds to it."""
     mass = total[:, -1:]
-    target = torch.minimum(point * mass, torch.nextafter(mass, torch.zeros_like(mass)))
-    return torch.searchsorted(total, target, right=True)[:, 0]
+    bound = torch.nextafter(mass, torch.zeros_like(mass))
+    return torch.searchsorted(total, torch.minimum(target, bound), right=True)
 
 
 def _column(values: list[float] | list[int], like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
 from llmsys.engine.errors import AdapterBusy, AdapterError
-from llmsys.engine.sequence import Chunk, Plan, Request, Sequence
+from llmsys.engine.sequence import Chunk, Plan, Request, SamplingParams, Sequence
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 VOCAB = 259
@@ -169,6 +169,27 @@ def make_engine(*, blocks=64, slots=4, max_len=512, shared=False, on_event=None,
     return engine
 
 
+def greedy_request(prompt, tokens=12, **fields):
+    """A request whose tokens `expected_greedy` foretells."""
+    params = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
+    return Request(prompt, params, **fields)
+
+
+def drain(engine, into=None):
+    """Step until nothing is left; return all events."""
+    events = [] if into is None else into
+    for _ in range(2000):
+        if not engine.busy:
+            return events
+        events += engine.step()
+    raise AssertionError("the engine makes no progress")
+
+
+def tokens_of(events, request_id, index=0):
+    """The tokens of one choice of one request, in the order of its events."""
+    return tuple(e.token_id for e in events if (e.request_id, e.index) == (request_id, index) and e.token_id >= 0)
+
+
 def check_blocks(blocks):
     """Invariant 1 by counting anew: every block is in one state, and each count is what the tables say."""
     used, kept = Counter(), Counter()
@@ -192,7 +213,8 @@ def _one_thread():
 def parts():
     """Everything above, by name."""
     names = (ByteTokenizer, Slots, HashRunner, make_engine, expected_greedy, check_blocks, logits_of, follow)
-    return SimpleNamespace(**{item.__name__: item for item in names}, VOCAB=VOCAB, EOS=EOS)
+    drivers = (greedy_request, drain, tokens_of)
+    return SimpleNamespace(**{item.__name__: item for item in (*names, *drivers)}, VOCAB=VOCAB, EOS=EOS)
 
 
 def decode_greedily(runner, prompts, *, new_tokens, eos_ids=frozenset(), slots=None, chunk_tokens=10_000):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmsys.engine import Engine, EngineConfig, Request, SamplingParams
+from llmsys.engine import Engine, EngineConfig, Request, RequestError, SamplingParams
 from llmsys.engine.adapter_pool import AdapterPool
 from llmsys.engine.runner import Runner
 
@@ -83,3 +83,16 @@ def test_parking_and_forking_change_no_token(smollm2, requests, answers):
     assert tuple(e.token_id for e in events if e.request_id == rid) == answers[0]
     assert tuple(e.token_id for e in events if e.request_id == child)[: NEW_TOKENS - 5] == answers[0][5:]
     assert "".join(e.text for e in events if e.request_id == rid) == smollm2.tokenizer.decode(answers[0])
+
+
+def test_load_puts_the_same_engine_together(requests, answers):
+    engine = Engine.load("smollm2", config=EngineConfig(dtype="float32", max_len=256, kv_memory_bytes=64 << 20))
+
+    assert [completion.token_ids for completion in engine.generate(requests[:2])] == answers[:2]
+    assert engine.max_len == 256
+    assert engine.stats().blocks.total == (64 << 20) // (16 * 2 * 30 * 192 * 4)
+
+
+def test_a_budget_below_one_block_is_refused():
+    with pytest.raises(RequestError, match="kv_memory_bytes is 1000; expected"):
+        Engine.load("smollm2", config=EngineConfig(kv_memory_bytes=1000))

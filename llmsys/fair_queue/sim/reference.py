@@ -47,6 +47,7 @@ class _Clockwork:
     waiting: int = 0
     since_admission: int = 0
     batch: list[_Running] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
     paused: dict[int, _Running] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
 
@@ -94,6 +95,7 @@ def _deliver(run: _Clockwork, result: Result) -> bool:
             record.priority,
             record.prefix,
         )
+        run.numbers[record.id] = index
         fits = run.machine.holds(record.prompt_tokens, record.output_tokens)
         if fits and run.policy.arrive(request, at_s).accepted:
             run.waiting += 1
@@ -106,11 +108,10 @@ def _deliver(run: _Clockwork, result: Result) -> bool:
 
 def _admit(run: _Clockwork, result: Result) -> list[_Running]:
     """Ask the policy; every request that fits is reserved for at once."""
-    numbers = {run.workload.ids[index]: index for index in range(run.arrived)}
     new: list[_Running] = []
 
     def fits(request: Request) -> bool:
-        index = numbers[request.id]
+        index = run.numbers[request.id]
         candidate = run.paused.get(index) or _Running(index, request.prompt_tokens, request.max_tokens)
         if not _fits(run, new, candidate):
             return False
@@ -118,7 +119,7 @@ def _admit(run: _Clockwork, result: Result) -> list[_Running]:
         return True
 
     for request in run.policy.admit(run.now_s, fits):
-        index = numbers[request.id]
+        index = run.numbers[request.id]
         run.paused.pop(index, None)
         run.waiting -= 1
         run.order.append(index)

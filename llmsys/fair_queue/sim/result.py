@@ -1,15 +1,14 @@
 """What a simulation returns: times per request, and what a person compares policies by."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Result", "Workload", "workload_of"]
-
-from collections.abc import Iterable
-
 from llmsys.artifacts import TraceRecord
+
+__all__ = ["Result", "Workload", "workload_of"]
 
 Floats = NDArray[np.float64]
 
@@ -75,3 +74,20 @@ class Result:
         """Seconds from arrival to the first token, of the requests that got one."""
         waits = self.first_s - self.workload.arrival
         return waits[~np.isnan(waits)]
+
+    def per_request(self) -> Iterator[dict[str, object]]:
+        """One record per request, by arrival; times are None where it did not come to that."""
+        columns = (self.admit_s, self.first_s, self.finish_s)
+        for index, record in enumerate(self.workload.records):
+            admit_s, first_s, finish_s = (None if np.isnan(times[index]) else float(times[index]) for times in columns)
+            yield {
+                "id": record.id,
+                "tenant": record.tenant,
+                "arrival_s": record.arrival_s,
+                "admit_s": admit_s,
+                "first_s": first_s,
+                "finish_s": finish_s,
+                "prompt_tokens": record.prompt_tokens,
+                "output_tokens": record.output_tokens,
+                "refused": bool(self.refused[index]),
+            }

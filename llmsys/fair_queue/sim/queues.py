@@ -1,0 +1,155 @@
+"""Waiting requests for the compiled simulator: a FIFO per queue in linked lists, a heap of queues by counter.
+
+The same rules as `policy.vtc`, on arrays: keys in the heap may be stale and low, never high; ties go to the lower
+index. First come, first served is one queue for all.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsys.fair_queue.compiled import compiled
+
+__all__ = ["Queues", "least_queue", "lowered", "new_queues", "next_key", "pop_head", "push"]
+
+# places in Queues.size
+HEAP, WAITING, LAST_LEFT = range(3)
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class Queues(NamedTuple):
+    """Per queue: counter (cost units per weight), waiting, running, head and tail (requests, -1 for none), place in the
+    heap (-1 outside) and key there. `heap` lists queues; `following` links requests; `size` holds three numbers."""
+
+    counter: Floats
+    waiting: Ints
+    running: Ints
+    head: Ints
+    tail: Ints
+    place: Ints
+    key: Floats
+    heap: Ints
+    following: Ints
+    size: Ints
+
+
+def new_queues(queues: int, requests: int) -> Queues:
+    """Empty queues."""
+    none = np.full(queues, -1, np.int64)
+    return Queues(
+        counter=np.zeros(queues),
+        waiting=np.zeros(queues, np.int64),
+        running=np.zeros(queues, np.int64),
+        head=none.copy(),
+        tail=none.copy(),
+        place=none.copy(),
+        key=np.zeros(queues),
+        heap=none,
+        following=np.full(requests, -1, np.int64),
+        size=np.array([0, 0, -1], np.int64),
+    )
+
+
+@compiled
+def _before(q: Queues, a: int, b: int) -> bool:
+    return bool(q.key[a] < q.key[b] or (q.key[a] == q.key[b] and a < b))
+
+
+@compiled
+def _rise(q: Queues, at: int) -> None:
+    moving = q.heap[at]
+    while at > 0 and _before(q, moving, q.heap[(at - 1) // 2]):
+        q.heap[at] = q.heap[(at - 1) // 2]
+        q.place[q.heap[at]] = at
+        at = (at - 1) // 2
+    q.heap[at] = moving
+    q.place[moving] = at
+
+
+@compiled
+def _sink(q: Queues, at: int) -> None:
+    moving, size = q.heap[at], q.size[HEAP]
+    while True:
+        child = 2 * at + 1
+        if child + 1 < size and _before(q, q.heap[child + 1], q.heap[child]):
+            child += 1
+        if child >= size or _before(q, moving, q.heap[child]):
+            break
+        q.heap[at] = q.heap[child]
+        q.place[q.heap[at]] = at
+        at = child
+    q.heap[at] = moving
+    q.place[moving] = at
+
+
+@compiled
+def lowered(q: Queues, i: int) -> None:
+    """Queue i's counter may have fallen below its key."""
+    if q.place[i] >= 0 and q.counter[i] < q.key[i]:
+        q.key[i] = q.counter[i]
+        _rise(q, q.place[i])
+
+
+@compiled
+def least_queue(q: Queues) -> int:
+    """The queue with the least counter among those that wait, -1 if none does."""
+    while q.size[HEAP] > 0:
+        top = q.heap[0]
+        if q.waiting[top] == 0:
+            q.place[top] = -1
+            q.size[HEAP] -= 1
+            if q.size[HEAP] > 0:
+                q.heap[0] = q.heap[q.size[HEAP]]
+                _sink(q, 0)
+        elif q.counter[top] != q.key[top]:
+            q.key[top] = q.counter[top]
+            _sink(q, 0)
+        else:
+            return int(top)
+    return -1
+
+
+@compiled
+def next_key(q: Queues) -> float:
+    """A lower bound of all counters in the queue but the least's; infinity if there is no other."""
+    bound = np.inf
+    for child in range(1, min(3, q.size[HEAP])):
+        bound = min(bound, q.key[q.heap[child]])
+    return bound
+
+
+@compiled
+def push(q: Queues, i: int, request: int, lift: bool) -> None:
+    """Append a request to queue i; with `lift`, one that had none waiting is lifted first (VTC, Algorithm 1)."""
+    if q.waiting[i] == 0:
+        if lift:
+            least = least_queue(q)
+            least = q.size[LAST_LEFT] if least < 0 else least
+            if least >= 0:
+                q.counter[i] = max(q.counter[i], q.counter[least])
+        q.head[i] = request
+    else:
+        q.following[q.tail[i]] = request
+    q.tail[i] = request
+    q.waiting[i] += 1
+    q.size[WAITING] += 1
+    if q.place[i] < 0:
+        q.key[i] = q.counter[i]
+        q.heap[q.size[HEAP]] = i
+        q.size[HEAP] += 1
+        _rise(q, q.size[HEAP] - 1)
+    else:
+        lowered(q, i)
+
+
+@compiled
+def pop_head(q: Queues, i: int) -> None:
+    """Take the oldest request off queue i."""
+    q.head[i] = q.following[q.head[i]]
+    q.waiting[i] -= 1
+    q.size[WAITING] -= 1
+    if q.waiting[i] == 0:
+        q.size[LAST_LEFT] = i

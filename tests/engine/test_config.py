@@ -1,0 +1,37 @@
+import pickle
+
+import pytest
+
+from llmsys.engine.config import EngineConfig
+from llmsys.engine.errors import AdapterBusy, AdapterError, CapacityError, EngineError, ModelError, RequestError
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("block_tokens", 0, "block_tokens is 0; expected 1 or more"),
+        ("max_len", 1, "max_len is 1; expected 2 or more"),
+        ("kv_memory_bytes", 0, "kv_memory_bytes is 0"),
+        ("quant", "int3", "quant is 'int3'; expected auto, none or int4"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused(field, value, message):
+    with pytest.raises(RequestError, match=message):
+        EngineConfig(**{field: value})
+
+
+def test_the_budget_of_a_step_depends_on_the_device_unless_it_is_given():
+    assert EngineConfig().batch_tokens("cpu") == 256
+    assert EngineConfig().batch_tokens("cuda") == 512
+    assert EngineConfig(max_batch_tokens=7).batch_tokens("cpu") == 7
+
+
+def test_two_configurations_never_share_a_policy():
+    assert EngineConfig().policy is not EngineConfig().policy
+
+
+@pytest.mark.parametrize("kind", [AdapterBusy, AdapterError, CapacityError, EngineError, ModelError, RequestError])
+def test_errors_keep_their_request_across_processes(kind):
+    error = pickle.loads(pickle.dumps(kind("what is wrong", request_id=7)))
+
+    assert (type(error), str(error), error.request_id) == (kind, "what is wrong", 7)
