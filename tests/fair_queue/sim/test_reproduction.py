@@ -45,7 +45,8 @@ def test_service_differences_of_the_measured_runs_are_the_published_ones(log, la
 
 
 @pytest.mark.parametrize(
-    ("log", "gap"), [("FCFS_overload", 237738), ("VTC_overload", 9050), ("VTC_pred_50_overload", 1789), ("VTC_oracle_overload", 377)]
+    ("log", "gap"),
+    [("FCFS_overload", 237738), ("VTC_overload", 9050), ("VTC_pred_50_overload", 1789), ("VTC_oracle_overload", 377)],
 )
 def test_accumulated_gaps_of_the_measured_runs_are_the_published_ones(log, gap, a10g_log):
     tenant, _, first, finish, cost = costs(read_run(a10g_log(log)))
@@ -53,7 +54,9 @@ def test_accumulated_gaps_of_the_measured_runs_are_the_published_ones(log, gap, 
     assert gap == round(accumulated_gap(tenant, first, finish, cost))
 
 
-@pytest.mark.parametrize("log", ["VTC_on_off_less", "VTC_poisson_short_long_2", "VTC_real", "FCFS_real", "VTC_overload"])
+@pytest.mark.parametrize(
+    "log", ["VTC_on_off_less", "VTC_poisson_short_long_2", "VTC_real", "FCFS_real", "VTC_overload"]
+)
 def test_the_simulator_comes_close_to_the_measured_run(log, a10g_log):
     errors = compare_run(read_run(a10g_log(log)), A10G, PEAK)
 
