@@ -13,7 +13,16 @@ from llmsys.fair_queue.policy import create
 from llmsys.fair_queue.sim import Hardware, Machine, peak_tokens, run, simulate_stepwise, workload_of
 from llmsys.fair_queue.sim.run import meta_event
 
-COMPILED = ["vtc", "lcf", "fcfs", "rpm=3", "vtc:predict=oracle", "vtc:predict=ema", "vtc:predict=oracle50", "vtc:wp=3,wq=1"]
+COMPILED = [
+    "vtc",
+    "lcf",
+    "fcfs",
+    "rpm=3",
+    "vtc:predict=oracle",
+    "vtc:predict=ema",
+    "vtc:predict=oracle50",
+    "vtc:wp=3,wq=1",
+]
 STEPWISE = ["drr:quantum=20", "tpm=600", "vtc:cost=profile"]
 UNEVEN = Hardware(p0=0.75, p1=0.125, d0=0.5, d1=0.0625, d2=0.015625)  # sums of these are exact
 
@@ -25,7 +34,12 @@ def columns(result):
 @pytest.mark.parametrize("spec", COMPILED)
 @pytest.mark.parametrize("reserve", ["sum", "peak"])
 @settings(max_examples=60, deadline=None)
-@given(work=works(), admit_every=st.sampled_from([1, 3, 10]), memory=st.integers(26, 90), hardware=st.sampled_from([PLAIN, UNEVEN]))
+@given(
+    work=works(),
+    admit_every=st.sampled_from([1, 3, 10]),
+    memory=st.integers(26, 90),
+    hardware=st.sampled_from([PLAIN, UNEVEN]),
+)
 def test_the_compiled_simulator_repeats_the_stepwise_one(spec, reserve, work, admit_every, memory, hardware):
     trace = workload_of(records_of(work))
     machine = Machine(memory=memory, max_batch=4, max_prefill=20, admit_every=admit_every, reserve=reserve)
