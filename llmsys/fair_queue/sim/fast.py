@@ -261,9 +261,12 @@ def _end_tail(b: Book, q: Requests, queues: Queues, rules: Rules, now: float) ->
     first = b.tally[BATCH]
     while first > 0 and _left(b, queues, b.batch[first - 1]) == 0:
         first -= 1
-    ended = b.batch[first : b.tally[BATCH]]
-    for r in ended[np.argsort(b.place[ended])]:
-        _end(b, q, queues, rules, r, now)
+    if b.tally[BATCH] - first == 1:
+        _end(b, q, queues, rules, b.batch[first], now)
+    elif b.tally[BATCH] > first:
+        ended = b.batch[first : b.tally[BATCH]]
+        for r in ended[np.argsort(b.place[ended])]:
+            _end(b, q, queues, rules, r, now)
     b.tally[BATCH] = first
 
 
