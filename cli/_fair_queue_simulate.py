@@ -46,7 +46,7 @@ Reserve = Annotated[
 
 
 @app.command()
-def run(  # noqa: PLR0913
+def run(
     trace: Annotated[str, typer.Argument(metavar="TRACE", help="A trace: JSON Lines, .gz and .zst too; - is stdin.")],
     *,
     policy: Annotated[

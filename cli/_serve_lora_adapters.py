@@ -19,7 +19,7 @@ BaseModel = Annotated[
 
 
 @adapters.command()
-def make(  # noqa: PLR0913, PLR0917
+def make(
     directory: Annotated[Path, typer.Argument(help="Adapter directory to write; must not exist.")],
     task: Annotated[
         str | None, typer.Option("--task", help="Teach a rule: bullet, json, lower, prefix, terse or upper.")
@@ -147,7 +147,7 @@ def convert(
 
 
 @adapters.command("bench-quality")
-def bench_quality(  # noqa: PLR0917
+def bench_quality(
     directory: Directory,
     prompts: Annotated[
         Path, typer.Option("--prompts", metavar="FILE.jsonl", help='Held-out questions: {"id", "question", "split"?}.')

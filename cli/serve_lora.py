@@ -52,7 +52,7 @@ Prices = Annotated[
 
 
 @app.command()
-def run(  # noqa: PLR0913, PLR0917
+def run(
     source: Source = "-",
     model: Model = "smollm2",
     adapters: Adapters = None,
@@ -172,7 +172,7 @@ def cost_report(
 
 
 @app.command()
-def bench(  # noqa: PLR0917
+def bench(
     engine: Annotated[
         bool, typer.Option("--engine", help="Decode speed of the engine, with fidelity and the machine's ceilings.")
     ] = False,

@@ -107,7 +107,7 @@ def _factors(
 ) -> list[Factor]:
     file = path / "adapter_model.safetensors"
     halves: dict[tuple[int, str], dict[str, tuple[str, Tensor]]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         match = _NAME.match(name)
         if match is None or match[2] not in TARGETS:
             raise AdapterError(f"{file}: tensor {name!r} has no place in the model; expected {', '.join(TARGETS)}")

@@ -16,6 +16,9 @@ from tests.serve_lora.conftest import write_tiny_model
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "adapters"
 PRICES = 'currency = "USD"\ndevice_per_hour = 3.6\nhost_ram_gb_per_hour = 0.01\n'
 
+# one worker, so that the one run with the real model is made once
+pytestmark = pytest.mark.xdist_group("serve-lora")
+
 
 def chat(custom_id, text="hi", *, model="tiny", **body):
     messages = [{"role": "user", "content": text}]
@@ -140,7 +143,7 @@ def test_check_of_another_base_names_the_tensor(tiny):
     run = tiny.run("serve-lora", "adapters", "check", str(FIXTURES / "json"), "--model", "tiny")
 
     assert run.returncode == 65
-    assert "lora_B.weight' is of layer 11; expected below 2" in run.stderr
+    assert "layers.10.self_attn.k_proj.lora_A.weight' is of layer 10; expected below 2" in run.stderr
 
 
 def test_list_shows_a_pickled_adapter_as_broken_and_opens_nothing(tiny):

@@ -1,0 +1,93 @@
+"""The bench measures what it says: equal decoders are identical, a wrong one shows, and limits follow the ceilings."""
+
+import pytest
+import torch
+
+from llmsys.engine.loader import read_config
+from llmsys.errors import UsageFault
+from llmsys.serve_lora.adapter_files import TrainingRecord, write_adapter
+from llmsys.serve_lora.adapter_training import Example, TrainingPlan, train_adapter
+from llmsys.serve_lora.bench_decoders import EngineDecoder, PeftDecoder, TransformersDecoder
+from llmsys.serve_lora.engine_bench import BenchRow, bench_plan, forced_gap, parameters, with_ratios
+from llmsys.serve_lora.reference_model import load_reference
+
+PROMPTS = [[10, 20, 30, 40], [50, 60, 70, 80], [5, 6, 7, 8]]
+
+
+@pytest.fixture(scope="module")
+def taught(tiny_model, tmp_path_factory):
+    """Two adapters of the small model, different in rank and seed."""
+    place = tmp_path_factory.mktemp("taught")
+    for seed, name in enumerate(("one", "two")):
+        reference = load_reference(str(tiny_model), torch.float32)
+        plan = TrainingPlan(rank=2 + seed, steps=10, learning_rate=3e-2, seed=seed)
+        examples = [Example(({"role": "user", "content": name},), name * 4)]
+        trained = train_adapter(reference, examples, plan, lambda steps: None)
+        write_adapter(place / name, trained.tensors, trained.config, TrainingRecord())
+    return {name: place / name for name in ("one", "two")}
+
+
+def test_our_engine_and_transformers_give_the_same_tokens_in_float32(tiny_model):
+    base = [None] * 3
+    ours = EngineDecoder(str(tiny_model), {}, device="cpu", dtype="float32").decode(PROMPTS, 12, base)
+
+    theirs = TransformersDecoder(load_reference(str(tiny_model), torch.float32)).decode(PROMPTS, 12, base)
+
+    assert ours == theirs
+
+
+def test_a_mixed_batch_gives_what_peft_gives(tiny_model, taught):
+    adapters = ["one", None, "two"]
+    ours = EngineDecoder(str(tiny_model), taught, device="cpu", dtype="float32").decode(PROMPTS, 12, adapters)
+    peft = PeftDecoder(load_reference(str(tiny_model), torch.float32), taught)
+
+    assert ours == peft.decode(PROMPTS, 12, adapters)
+    assert ours != peft.decode(PROMPTS, 12, ["two", None, "one"])
+    assert forced_gap(peft.model, PROMPTS, ours, adapters) < 1e-3
+
+
+def test_a_wrong_token_shows_in_the_gap(tiny_model):
+    reference = load_reference(str(tiny_model), torch.float32)
+    right = TransformersDecoder(reference).decode(PROMPTS, 6, [None] * 3)
+    wrong = [list(answer) for answer in right]
+    wrong[1][3] = (wrong[1][3] + 1) % 258
+
+    assert forced_gap(reference.model, PROMPTS, right, None) < 1e-4
+    assert forced_gap(reference.model, PROMPTS, wrong, None) > 1e-2
+
+
+def test_parameters_are_those_of_the_model(tiny_model):
+    model = load_reference(str(tiny_model), torch.float32).model
+    matrices = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2)
+
+    assert parameters(read_config(tiny_model)) == matrices
+
+
+def test_ratios_are_ours_over_theirs_at_the_same_batch_and_kind():
+    rows = [
+        BenchRow("llmsys", "none", 1, 30.0),
+        BenchRow("llmsys", "none", 8, 80.0),
+        BenchRow("transformers generate", "none", 8, 40.0),
+    ]
+
+    assert [row.ratio for row in with_ratios(rows)] == [None, None, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"engine": False}, "--engine"),
+        ({"batch": "1,x"}, "--batch"),
+        ({"batch": "0"}, "--batch"),
+        ({"peers": "vllm"}, "transformers, peft"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(given, named):
+    with pytest.raises(UsageFault, match=named):
+        bench_plan(**({"engine": True, "model": "tiny", "adapters": None, "batch": "1", "peers": "all"} | given))
+
+
+def test_a_plan_takes_peers_by_name(taught):
+    plan = bench_plan(engine=True, model="tiny", adapters=taught["one"].parent, batch="2,4", peers="peft")
+
+    assert (plan.batches, plan.peers, sorted(plan.adapters or {})) == ((2, 4), ("peft",), ["one", "two"])
