@@ -6,7 +6,7 @@ rm -rf demo-out && mkdir demo-out
 
 # the pipeline
 llmsys serve-lora adapters check fixtures/adapters > demo-out/adapters.jsonl
-llmsys fair-queue trace requests fixtures/arena5.jsonl --prompts fixtures/vicuna40.jsonl \
+llmsys fair-queue trace requests fixtures/arena27-first60.jsonl --prompts fixtures/vicuna40.jsonl \
     --models smollm2,json,lower,bullet,terse --max-tokens 40 > demo-out/requests.jsonl
 llmsys fair-queue order demo-out/requests.jsonl |
     llmsys serve-lora run - --adapters fixtures/adapters --policy vtc --concurrency 16 \

@@ -69,30 +69,31 @@ def _tenant_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "tenant": name,
             "requests": one["requests"],
-            "service": one["service"],
-            "demand": one["demand"],
-            "share": one["share"],
-            "backlogged": one["backlogged_s"],
-            "ttft p50": one["ttft_s"][0],
-            "p99": one["ttft_s"][2],
-            "latency p50": one["latency_s"][0],
-            "p99 ": one["latency_s"][2],
-            "longest wait": one["longest_wait_s"],
+            "service": round(one["service"]),
+            "demand": round(one["demand"]),
+            "share %": round(100 * one["share"], 1),
+            "queued s": round(one["backlogged_s"], 1),
+            "ttft p50/95/99": _levels(one["ttft_s"]),
+            "latency p50/95/99": _levels(one["latency_s"]),
+            "max wait": round(one["longest_wait_s"], 1),
         }
         for name, one in summary["tenants"].items()
     ]
+
+
+def _levels(seconds: tuple[float | None, ...]) -> str:
+    return "/".join("-" if second is None else f"{second:.1f}" for second in seconds)
 
 
 def _check_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "statement": one["statement"],
-            "worst": one["worst"],
-            "bound": one["bound"],
-            "slack": one["bound"] - one["worst"],
+            "worst": round(one["worst"]),
+            "bound": round(one["bound"]),
+            "slack": round(one["bound"] - one["worst"]),
             "tenants": ", ".join(one["tenants"]) or "-",
-            "from": one["interval"] and one["interval"][0],
-            "to": one["interval"] and one["interval"][1],
+            "seconds": "-" if one["interval"] is None else f"{one['interval'][0]:.1f}-{one['interval'][1]:.1f}",
             "holds": one["holds"],
         }
         for one in summary["checks"]

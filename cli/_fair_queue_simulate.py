@@ -114,15 +114,14 @@ def _row(row: Any) -> dict[str, Any]:  # noqa: ANN401
         "policy": row.policy,
         "served": row.served,
         "refused": row.refused,
-        "tokens/s": row.tokens_per_s,
-        "maxdiff": row.max_diff,
-        "avgdiff": row.avg_diff,
-        "jain": row.jain,
-        "ttft p50": row.ttft_p50_s,
-        "p99": row.ttft_p99_s,
+        "tokens/s": round(row.tokens_per_s),
+        "maxdiff": round(row.max_diff, 1),
+        "avgdiff": round(row.avg_diff, 1),
+        "jain": round(row.jain, 3),
+        "ttft p50/p99": "-" if row.ttft_p50_s is None else f"{row.ttft_p50_s:.1f}/{row.ttft_p99_s:.1f}",
     }
     if row.holds is not None:
-        line |= {"bound 2U": row.bound_2u, "worst gap": row.worst_gap, "holds": row.holds}
+        line |= {"bound 2U": round(row.bound_2u), "worst gap": round(row.worst_gap), "holds": row.holds}
     return line
 
 

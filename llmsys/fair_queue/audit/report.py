@@ -153,14 +153,14 @@ def _paper_constants(columns: Columns, wp: float, wq: float, weight: Floats) -> 
 
 
 def _checks(columns: Columns, done: Scan, constant: float, costs: Costs, tolerance: float) -> list[Check]:
-    names = columns.tenants
+    names, rounding = columns.tenants, ROUNDING * float(done.tally[passing.TOTAL] + done.service.sum())
     f, g = _largest(done.joint)
     gap = worst_gap(columns, f, g, costs) if done.joint.any() else None
     a, b = _largest(done.fall)
     fall = worst_fall(columns, a, b, costs) if done.fall.any() else None
 
     def judged(statement: str, worst: float, bound: float, who: tuple[int, ...], where: Interval | None) -> Check:
-        holds = worst <= bound * (1 + ROUNDING) + tolerance
+        holds = worst <= bound + tolerance + rounding
         interval = None if where is None else (where.from_s, where.to_s)
         return Check(
             statement, worst, bound, holds, tuple(names[i] for i in who) if where is not None else (), interval

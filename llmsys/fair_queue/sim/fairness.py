@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ServiceDifference", "accumulated_gap", "service_difference"]
+__all__ = ["ServiceDifference", "accumulated_gap", "served_by", "service_difference"]
 
 Floats = NDArray[np.float64]
 WINDOW_S, WARMUP_S, POINTS = 60.0, 30.0, 19
@@ -66,6 +66,11 @@ def service_difference(
         return ServiceDifference(0.0, 0.0, 0.0)
     sums = np.minimum(served.max(axis=0) - served, np.abs(requested - served)).sum(axis=0)
     return ServiceDifference(float(sums.max()), float(sums.mean()), float(sums.var()))
+
+
+def served_by(tenant: NDArray[np.int32], first: Floats, finish: Floats, cost: Floats, *, at_s: float) -> Floats:
+    """Each tenant's service, in cost units, until `at_s`."""
+    return _per_tenant(_served(first, finish, cost, np.zeros(1), np.array([at_s])), tenant)[:, 0]
 
 
 def accumulated_gap(

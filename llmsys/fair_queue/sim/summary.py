@@ -8,7 +8,7 @@ import numpy as np
 
 from llmsys.artifacts import Event
 from llmsys.fair_queue.audit import check, jain_index
-from llmsys.fair_queue.sim.fairness import service_difference
+from llmsys.fair_queue.sim.fairness import served_by, service_difference
 from llmsys.fair_queue.sim.hardware import Hardware
 from llmsys.fair_queue.sim.machine import Machine
 from llmsys.fair_queue.sim.result import Result, Workload
@@ -23,7 +23,8 @@ LEVELS = (50, 99)
 class Summary:
     """Figures of a run. Times in seconds, differences in cost units per second as the paper's figures have them.
 
-    jain is over service per weight of the tenants that asked for any. bound_2u and worst_gap come from an audit of the
+    jain is over service per weight until the last arrival, of the tenants that asked for any: later the queues only
+    empty, and everyone gets everything. bound_2u and worst_gap come from an audit of the
     run's events, with holds for all its statements; None where the run made none.
     """
 
@@ -82,11 +83,10 @@ def summarize_result(
     served = ~np.isnan(result.finish_s)
     cost = wp * work.prompt + wq * work.output
     tokens = float((work.prompt + work.output)[served].sum())
-    service = np.zeros(max(len(work.tenants), 1))
-    np.add.at(service, work.tenant[served], cost[served])
     weight = np.array([(weights or {}).get(name, 1.0) for name in work.tenants] or [1.0])
     span_s = float(np.ceil(work.arrival.max(initial=0.0) / 10.0) * 10.0)
     first = np.where(np.isnan(result.first_s), result.finish_s, result.first_s)
+    service = served_by(work.tenant[served], first[served], result.finish_s[served], cost[served], at_s=span_s)
     difference = service_difference(
         work.tenant[served],
         work.arrival[served],
@@ -106,7 +106,7 @@ def summarize_result(
         tokens_per_s=tokens / result.makespan_s if result.makespan_s else 0.0,
         max_diff=difference.largest,
         avg_diff=difference.mean,
-        jain=jain_index(service / weight),
+        jain=jain_index(service / weight[: len(service)]),
         ttft_mean_s=float(waits.mean()) if len(waits) else None,
         ttft_p50_s=p50,
         ttft_p99_s=p99,

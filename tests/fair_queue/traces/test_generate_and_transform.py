@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import msgspec
 import pytest
 
 from llmsys.artifacts import TraceRecord
@@ -10,11 +11,13 @@ from llmsys.errors import BadInput, UsageFault
 from llmsys.fair_queue.traces import (
     SUITES,
     Client,
+    assign_tenants,
     generate_clients,
     generate_suite,
     mix,
     parse_client,
     read_prompts,
+    read_published,
     requests_from_trace,
     scale,
     summarize,
@@ -47,6 +50,14 @@ def test_a_suite_repeats_the_arrivals_that_its_authors_measured(suite, count, ro
 
     assert count == len(records)
     assert rows == start
+
+
+@pytest.mark.parametrize("suite", ["overload", "on_off_less"])
+def test_a_suite_is_the_whole_measured_run(suite, a10g_log):
+    measured = list(assign_tenants(read_published("vtc-log", a10g_log(f"VTC_{suite}"))))
+    rounded = [msgspec.structs.replace(r, arrival_s=round(r.arrival_s, 6)) for r in generate_suite(suite)]
+
+    assert measured == rounded
 
 
 @pytest.mark.parametrize("name", SUITES)

@@ -163,3 +163,18 @@ def test_another_rule_for_tenants_is_refused(rule, tmp_path):
 def test_two_ways_to_name_tenants_exclude_each_other():
     with pytest.raises(UsageFault, match="exclude each other"):
         list(assign_tenants(iter(()), tenant="x", rule="by=Model"))
+
+
+def test_a_real_cut_of_azure_is_read_to_its_last_row_without_newline(published):
+    records = list(assign_tenants(read_published("azure", published / "azure2023_conv-first200.csv"), tenant="conv"))
+
+    assert len(records) == 200
+    assert (records[-1].arrival_s, records[-1].prompt_tokens, records[-1].output_tokens) == (61.263537, 1143, 409)
+
+
+def test_a_real_cut_of_mooncake_shares_its_first_block(published):
+    records = list(assign_tenants(read_published("mooncake", published / "mooncake_conversation-first40.jsonl")))
+
+    assert len(records) == 40
+    assert {record.prefix[0] for record in records} == {0}
+    assert all(-(-record.prompt_tokens // 512) == len(record.prefix) for record in records)
