@@ -205,4 +205,4 @@ def bench(
     with progress("rows") as advance:
         rows = measuring.rows(lambda _: advance(1))
     report(measuring.as_record(rows), [row.as_row() for row in rows], json=json)
-    note(measuring.remarks())
+    note(measuring.remarks(rows))

@@ -95,6 +95,7 @@ class PeftDecoder:
 @torch.inference_mode()
 def _generate(model: Any, prompts: Rows, new_tokens: int, **given: object) -> list[list[int]]:  # noqa: ANN401
     ids = torch.tensor([list(row) for row in prompts])
-    limits = {"min_new_tokens": new_tokens, "max_new_tokens": new_tokens, "do_sample": False}
+    # no end token, as in our engine: min_new_tokens would forbid it, and so change the answers that are compared
+    limits = {"max_new_tokens": new_tokens, "do_sample": False, "eos_token_id": None}
     out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **limits, **given)
     return [[int(token) for token in row] for row in out[:, ids.shape[1] :]]

@@ -1,15 +1,16 @@
 """`bench --engine`: decode speed of our engine beside its peers', in one run, with what the answers are worth.
 
 Decode alone: the time for n + 1 tokens less the time for 1, so that prefill and set-up cancel; the best of a few runs.
+An end token ends no answer, here or at a peer.
 Beside each speed stands its fidelity to transformers in float32 (answers that are identical, and the largest gap
 between the reference's best logit and that of the token chosen, by teacher forcing) and the share of the physical
 limit: what the measured memory and matmul ceilings allow for this model. Knows nothing of tables.
 """
 
 import gc
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ import torch
 from llmsys.engine.loader import find_model, read_config
 from llmsys.engine.model import ModelConfig
 from llmsys.errors import Unavailable, UsageFault
-from llmsys.gpu import Ceilings, describe, dtype_name, measure_ceilings
+from llmsys.gpu import Ceilings, Measurement, describe, dtype_name, measure, measure_ceilings
 from llmsys.serve_lora.adapter_files import find_adapters
 from llmsys.serve_lora.bench_decoders import EngineDecoder, GreedyDecoder, PeftDecoder, TransformersDecoder
 from llmsys.serve_lora.prompts import TEACHING_PROMPTS
 from llmsys.serve_lora.reference_model import ReferenceModel, chat_ids, load_reference
 
-__all__ = ["BenchPlan", "BenchRow", "EngineBench", "bench_plan", "forced_gap", "with_ratios"]
+__all__ = ["BenchPlan", "BenchRow", "EngineBench", "bench_plan", "decode_speed", "forced_gap", "with_ratios"]
 
 PROMPT_TOKENS = 32
 FIDELITY_PROMPTS = 16
@@ -48,23 +49,27 @@ class BenchPlan:
 
 @dataclass(frozen=True, slots=True)
 class BenchRow:
-    """One decoder at one batch size. tok_s: output tokens per second of decoding. ratio: ours over this one.
+    """One decoder at one batch size. tok_s: output tokens per second of decoding, None where the noise of the machine
+    hid it; tok_cpu_s: per second of CPU time, which others' load disturbs less. ratio: our tok_s over this one.
 
-    identical and gap: fidelity to float32, None where it was not measured. limit_share: of the physical limit.
+    identical and gap: fidelity to float32, None where it was not measured. limit_share: of the physical limit. doubts:
+    why the speed cannot be trusted, "" where nothing speaks against it.
     """
 
     decoder: str
     adapters: str
     batch: int
-    tok_s: float
+    tok_s: float | None
+    tok_cpu_s: float | None = None
     ratio: float | None = None
     identical: float | None = None
     gap: float | None = None
     limit_share: float | None = None
+    doubts: str = ""
 
     def as_row(self) -> dict[str, str | int | float | None]:
         """Cells of a table."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "doubts"}
 
 
 def bench_plan(*, engine: bool, model: str, adapters: Path | None, batch: str, peers: str) -> BenchPlan:
@@ -115,19 +120,22 @@ class EngineBench:
             "threads": torch.get_num_threads(),
             "versions": {name: version(name) for name in ("torch", "transformers")},
             "ceilings": ceilings,
-            "rows": [row.as_row() for row in rows],
+            "rows": [asdict(row) for row in rows],
             "skipped": self.skipped,
         }
 
-    def remarks(self) -> str:
-        """The ceilings, and the peers that are missing, as sentences."""
+    def remarks(self, rows: Sequence[BenchRow]) -> str:
+        """The ceilings, the peers that are missing, and which rows are in doubt and why, as sentences."""
         assert self.ceilings is not None
         flop_s = self.ceilings.flop_s[dtype_name(self._dtype)]
         skipped = "".join(f"; skipped: {reason}" for reason in self.skipped)
+        doubtful = "".join(
+            f"\nin doubt: {row.decoder}, {row.adapters}, batch {row.batch}: {row.doubts}" for row in rows if row.doubts
+        )
         return (
             f"{describe()}, {torch.get_num_threads()} threads, torch {version('torch')}, transformers "
             f"{version('transformers')}: reads {self.ceilings.read_bytes_s / 1e9:.1f} GB/s, "
-            f"{dtype_name(self._dtype)} matmul {flop_s / 1e9:.0f} GFLOP/s{skipped}"
+            f"{dtype_name(self._dtype)} matmul {flop_s / 1e9:.0f} GFLOP/s{skipped}{doubtful}"
         )
 
     def _kinds(self) -> list[tuple[str, list[str]]]:
@@ -175,9 +183,13 @@ class EngineBench:
         for batch in self.plan.batches:
             rows = [prompts[at % len(prompts)] for at in range(batch)]
             adapters = _assigned(names, batch)
-            seconds = _decode_seconds(decoder, rows, adapters, tokens=self.plan.tokens, runs=self.plan.runs)
-            tok_s = batch * self.plan.tokens / seconds
-            yield BenchRow(decoder.name, kind, batch, tok_s, limit_share=tok_s / self._limit_tok_s(shape, batch))
+            one, all_tokens = (
+                measure(partial(decoder.decode, rows, count, adapters), runs=self.plan.runs, warmup=int(count == 1))
+                for count in (1, self.plan.tokens + 1)
+            )
+            tok_s, tok_cpu_s, doubts = decode_speed(one, all_tokens, tokens=batch * self.plan.tokens)
+            share = None if tok_s is None else tok_s / self._limit_tok_s(shape, batch)
+            yield BenchRow(decoder.name, kind, batch, tok_s, tok_cpu_s, limit_share=share, doubts=doubts)
 
     def _limit_tok_s(self, shape: ModelConfig, batch: int) -> float:
         """Tokens per second that the ceilings allow: each weight read once a step, 2 FLOP per weight and row."""
@@ -197,10 +209,12 @@ def parameters(shape: ModelConfig) -> int:
 def with_ratios(rows: Sequence[BenchRow]) -> list[BenchRow]:
     """Each peer's row with our speed over its own, at the same batch size and kind; ours stay without."""
     ours = {(row.adapters, row.batch): row.tok_s for row in rows if row.decoder == EngineDecoder.name}
-    return [
-        row if row.decoder == EngineDecoder.name else replace(row, ratio=ours[row.adapters, row.batch] / row.tok_s)
-        for row in rows
-    ]
+    found = []
+    for row in rows:
+        own = ours.get((row.adapters, row.batch))
+        known = row.decoder != EngineDecoder.name and own is not None and row.tok_s is not None
+        found.append(replace(row, ratio=own / row.tok_s) if known and own and row.tok_s else row)
+    return found
 
 
 @torch.inference_mode()
@@ -219,21 +233,20 @@ def forced_gap(
     return float((logits.amax(-1) - chosen).max())
 
 
-def _decode_seconds(
-    decoder: GreedyDecoder, rows: list[list[int]], adapters: list[str | None], *, tokens: int, runs: int
-) -> float:
-    """Best seconds for tokens + 1 new tokens less best seconds for 1."""
-    decoder.decode(rows, 2, adapters)
+def decode_speed(one: Measurement, all_tokens: Measurement, *, tokens: int) -> tuple[float | None, float | None, str]:
+    """Tokens per second and per CPU second of decoding `tokens` beyond each row's first, and what makes them doubtful.
 
-    def best(new_tokens: int) -> float:
-        times = []
-        for _ in range(runs):
-            started_s = time.perf_counter()
-            decoder.decode(rows, new_tokens, adapters)
-            times.append(time.perf_counter() - started_s)
-        return min(times)
-
-    return max(best(tokens + 1) - best(1), 1e-9)
+    A difference of times that is not positive is noise: it gives None and says so, never a number.
+    """
+    doubts = list(dict.fromkeys([*one.warnings, *all_tokens.warnings]))
+    wall_s, cpu_s = all_tokens.min_s - one.min_s, all_tokens.cpu_s - one.cpu_s
+    if wall_s <= 0:
+        doubts.insert(0, "decoding took no longer than the first token: noise; take more tokens and runs")
+    return (
+        tokens / wall_s if wall_s > 0 else None,
+        tokens / cpu_s if cpu_s > 0 else None,
+        "; ".join(doubts),
+    )
 
 
 def _assigned(names: list[str], rows: int) -> list[str | None]:

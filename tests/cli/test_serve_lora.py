@@ -281,7 +281,7 @@ def test_the_engine_is_measured_beside_its_peers(shell):
     assert run.returncode == 0, run.stderr
     rows = json.loads(run.stdout)["rows"]
     assert {row["decoder"] for row in rows} == {"llmsys", "transformers generate", "peft adapter_names"}
-    assert all(row["tok_s"] > 0 and row["gap"] < 0.5 for row in rows)
+    assert all(row["gap"] < 0.5 and (row["tok_s"] is not None or row["doubts"]) for row in rows)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ def write_tiny_model(path: Path) -> Path:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="</s>", chat_template=TEMPLATE
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<s>", chat_template=TEMPLATE
     )
     config = LlamaConfig(
         vocab_size=len(vocabulary),
@@ -35,7 +35,7 @@ def write_tiny_model(path: Path) -> Path:
         max_position_embeddings=512,
         bos_token_id=0,
         eos_token_id=1,
-        pad_token_id=1,
+        pad_token_id=0,  # a padding token's embedding is zero, and so would be the end token's logit
         tie_word_embeddings=True,
         initializer_range=0.3,  # weights large enough that a low rank can turn an answer
     )

@@ -1,15 +1,19 @@
 """The bench measures what it says: equal decoders are identical, a wrong one shows, and limits follow the ceilings."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 
 from llmsys.engine.loader import read_config
 from llmsys.errors import UsageFault
+from llmsys.gpu import Measurement
 from llmsys.serve_lora.adapter_files import TrainingRecord, write_adapter
 from llmsys.serve_lora.adapter_training import Example, TrainingPlan, train_adapter
 from llmsys.serve_lora.bench_decoders import EngineDecoder, PeftDecoder, TransformersDecoder
-from llmsys.serve_lora.engine_bench import BenchRow, bench_plan, forced_gap, parameters, with_ratios
-from llmsys.serve_lora.reference_model import load_reference
+from llmsys.serve_lora.engine_bench import BenchRow, bench_plan, decode_speed, forced_gap, parameters, with_ratios
+from llmsys.serve_lora.reference_model import chat_ids, load_reference
 
 PROMPTS = [[10, 20, 30, 40], [50, 60, 70, 80], [5, 6, 7, 8]]
 
@@ -54,6 +58,45 @@ def test_a_wrong_token_shows_in_the_gap(tiny_model):
 
     assert forced_gap(reference.model, PROMPTS, right, None) < 1e-4
     assert forced_gap(reference.model, PROMPTS, wrong, None) > 1e-2
+
+
+def test_an_end_token_ends_no_decoders_answer(tiny_model):
+    """A model whose every next token is the end token: forbidden nowhere, obeyed nowhere."""
+    reference = load_reference(str(tiny_model), torch.float32)
+    chat = [{"role": "user", "content": "x"}]
+    examples = [Example(({"role": "user", "content": "x"},), "a")]
+    plan = TrainingPlan(rank=4, steps=60, learning_rate=1e-2)
+    trained = train_adapter(reference, examples, plan, lambda steps: None)
+    ids = chat_ids(reference.tokenizer, chat)
+    end = reference.tokenizer.eos_token_id
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "ends"
+        write_adapter(path, trained.tensors, trained.config, TrainingRecord())
+        ours = EngineDecoder(str(tiny_model), {"ends": path}, device="cpu", dtype="float32").decode([ids], 6, ["ends"])
+        theirs = PeftDecoder(reference, {"ends": path}).decode([ids], 6, ["ends"])
+
+    assert ours[0][1] == end
+    assert ours == theirs
+
+
+def measurement(min_s, cpu_s, *warnings):
+    return Measurement(min_s, min_s, spread=0.0, cpu_s=cpu_s, runs=2, busy=None, warnings=warnings)
+
+
+def test_speed_is_what_the_tokens_past_the_first_took():
+    speed = decode_speed(measurement(1.0, 2.0), measurement(3.0, 6.0), tokens=64)
+
+    assert speed == (32.0, 16.0, "")
+
+
+def test_a_difference_that_noise_swallows_gives_no_speed_and_no_ratio():
+    wall, cpu, doubts = decode_speed(measurement(3.0, 2.0), measurement(2.9, 4.0, "busy"), tokens=64)
+    rows = [BenchRow("llmsys", "none", 1, wall), BenchRow("transformers generate", "none", 1, 40.0)]
+
+    assert (wall, cpu) == (None, 32.0)
+    assert doubts.startswith("decoding took no longer")
+    assert doubts.endswith("busy")
+    assert [row.ratio for row in with_ratios(rows)] == [None, None]
 
 
 def test_parameters_are_those_of_the_model(tiny_model):
