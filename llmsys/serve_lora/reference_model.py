@@ -54,7 +54,9 @@ def load_reference(model: str, dtype: torch.dtype) -> ReferenceModel:
     """
     # a local GGUF file still makes transformers ask the hub for a template unless told not to
     os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ.setdefault("TQDM_DISABLE", "1")  # ours are the only bars on stderr; the GGUF reader's has no other switch
+    os.environ.setdefault(
+        "TQDM_DISABLE", "1"
+    )  # ours are the only bars on stderr; the GGUF reader's has no other switch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
