@@ -194,8 +194,9 @@ class Engine:
     def step(self) -> list[TokenEvent]:
         """Run one iteration and return what came out of it, in order; empty when nothing can run."""
         events = self._take_cancellations()
-        turn, logits = run_forward(self._runner, self._scheduler, self._journal.now_s())
-        self._journal.planned(turn)
+        planned_s = self._journal.now_s()
+        turn, logits = run_forward(self._runner, self._scheduler, planned_s)
+        self._journal.planned(turn, planned_s)
         produced = [self._stream(sequence).close("error", sequence.error) for sequence in turn.failed]
         if logits is not None:
             self._scheduler.advance(turn.plan)

@@ -53,19 +53,20 @@ class Journal:
         """A request was refused before the policy saw it."""
         self._tell("reject", request, reason=reason)
 
-    def planned(self, turn: Turn) -> None:
-        """A step was planned: input of the admitted that is not charged yet is charged now."""
+    def planned(self, turn: Turn, at_s: float) -> None:
+        """A step was planned at `at_s`, before it ran: input of the admitted that is not charged yet is charged now."""
         self.steps += bool(turn.chunks)
         for sequence in turn.preempted:
             self.preemptions += 1
-            self._tell("preempt", sequence.request)
+            self._tell("preempt", sequence.request, at_s=at_s)
         for sequence in turn.admitted:
             tokens, sequence.uncharged_tokens = sequence.uncharged_tokens, 0
             if tokens:
                 self.prompt_tokens += tokens
                 self.cached_tokens += sequence.cached_tokens
                 self._charge(sequence.request, tokens, 0)
-                self._tell("admit", sequence.request, prompt_tokens=tokens, cached_tokens=sequence.cached_tokens)
+                cached = sequence.cached_tokens
+                self._tell("admit", sequence.request, prompt_tokens=tokens, cached_tokens=cached, at_s=at_s)
 
     def emitted(self, request: Request) -> None:
         """A request got one more token."""
@@ -110,13 +111,14 @@ class Journal:
         prompt_tokens: int = 0,
         cached_tokens: int = 0,
         reason: str = "",
+        at_s: float | None = None,
     ) -> None:
         if self._on_event is not None:
             name = request.id or str(request.request_id)
             self._on_event(
                 EngineEvent(
                     kind,
-                    self.now_s(),
+                    self.now_s() if at_s is None else at_s,
                     request.request_id,
                     name,
                     request.tenant,
