@@ -15,6 +15,9 @@ from llmsys.engine.kv_store import RowKV
 
 __all__ = ["AttentionPlan", "DecodeRun", "PromptChunk", "attend", "plan_runs"]
 
+BRIDGED_TOKENS = 2048
+"""Idle tokens that a run may read along: about what the fixed cost of one more batched product would read."""
+
 
 @dataclass(frozen=True, slots=True)
 class PromptChunk:
@@ -28,15 +31,17 @@ class PromptChunk:
 
 @dataclass(frozen=True, slots=True)
 class DecodeRun:
-    """Neighbouring rows row..row+len(lengths) that each decode one token; `tokens` are their places in the batch.
+    """Rows row..row+M of which some or all decode one token; `tokens` are these rows' places in the batch.
 
-    `mask` is [M, 1, 1, T] float32: 0 up to and including the new token, -inf beyond.
+    `mask` is [M, 1, 1, T] float32: 0 up to and including the new token, -inf beyond. `places` are the decoding rows'
+    places among the M, None if all of them decode.
     """
 
     row: int
     tokens: Tensor
     mask: Tensor
     width: int
+    places: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +56,23 @@ class AttentionPlan:
 
 
 def plan_runs(rows: Sequence[int], lengths: Sequence[int], tokens: Sequence[int]) -> tuple[DecodeRun, ...]:
-    """Cut decoding rows into runs of neighbours whose lengths lie in one bucket of 128 * 2^i.
+    """Cut decoding rows into runs of rows whose lengths lie in one bucket of 128 * 2^i.
 
     `lengths` count the new token. A run's width is its longest row, so no row reads more than twice its own length.
+    Idle rows between two decoding ones are computed along where that reads no more than BRIDGED_TOKENS.
     """
     order = sorted(range(len(rows)), key=lambda i: rows[i])
     groups: list[list[int]] = []
     for i in order:
         previous = groups[-1][-1] if groups else None
-        if previous is None or rows[i] != rows[previous] + 1 or _bucket(lengths[i]) != _bucket(lengths[previous]):
+        if previous is None or not _joins(rows[i] - rows[previous] - 1, lengths[previous], lengths[i]):
             groups.append([])
         groups[-1].append(i)
     return tuple(_run(group, rows, lengths, tokens) for group in groups)
+
+
+def _joins(idle_rows: int, length: int, next_length: int) -> bool:
+    return _bucket(length) == _bucket(next_length) and idle_rows * max(length, next_length) <= BRIDGED_TOKENS
 
 
 def _bucket(length: int) -> int:
@@ -70,11 +80,16 @@ def _bucket(length: int) -> int:
 
 
 def _run(group: list[int], rows: Sequence[int], lengths: Sequence[int], tokens: Sequence[int]) -> DecodeRun:
-    own = torch.tensor([lengths[i] for i in group])
-    width = int(own.max())
-    beyond = torch.arange(width)[None, :] >= own[:, None]
-    mask = torch.zeros(len(group), width).masked_fill_(beyond, -torch.inf)
-    return DecodeRun(rows[group[0]], torch.tensor([tokens[i] for i in group]), mask[:, None, None, :], width)
+    first, count = rows[group[0]], rows[group[-1]] - rows[group[0]] + 1
+    width = max(lengths[i] for i in group)
+    places = torch.tensor([rows[i] - first for i in group])
+    own = torch.full((count,), width)
+    own[places] = torch.tensor([lengths[i] for i in group])
+    mask = torch.zeros(count, width).masked_fill_(torch.arange(width)[None, :] >= own[:, None], -torch.inf)
+    dense = count == len(group)
+    return DecodeRun(
+        first, torch.tensor([tokens[i] for i in group]), mask[:, None, None, :], width, None if dense else places
+    )
 
 
 def attend(plan: AttentionPlan, store: RowKV, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -113,12 +128,15 @@ def _prompt(chunk: PromptChunk, keys: Tensor, values: Tensor, q: Tensor) -> Tens
 
 
 def _decode(run: DecodeRun, keys: Tensor, values: Tensor, q: Tensor) -> Tensor:
-    """One new query per row against its cached keys: q [M, heads, D] to [M, heads * D]."""
-    rows, heads, dim = q.shape
-    kv_heads = keys.shape[1]
+    """One new query per decoding row against its cached keys: q [n, heads, D] to [n, heads * D]."""
+    heads, dim = q.shape[1:]
+    rows, kv_heads = run.mask.shape[0], keys.shape[1]
     own_keys = keys[run.row : run.row + rows, :, : run.width]
     own_values = values[run.row : run.row + rows, :, : run.width]
+    if run.places is not None:
+        q = q.new_zeros(rows, heads, dim).index_copy_(0, run.places, q)
     folded = q.view(rows, kv_heads, heads // kv_heads, dim).to(keys.dtype)
     scores = torch.matmul(folded * dim**-0.5, own_keys.transpose(2, 3)).float().add_(run.mask)
     weights = torch.softmax(scores, dim=-1).to(values.dtype)
-    return torch.matmul(weights, own_values).reshape(rows, heads * dim).to(q.dtype)
+    mixed = torch.matmul(weights, own_values).reshape(rows, heads * dim).to(q.dtype)
+    return mixed if run.places is None else mixed[run.places]

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from llmsys.engine.adapter_pool import AdapterPool
+from llmsys.engine.attention import plan_runs
 from llmsys.engine.loader import load_decoder
 from llmsys.engine.runner import Runner
 from llmsys.engine.sequence import Chunk, Plan, Request, Sequence
@@ -101,6 +102,35 @@ def test_a_row_that_moved_into_a_hole_keeps_its_keys_and_values(pair):
 
     for row, ids in zip(last, tokens[1:], strict=True):
         torch.testing.assert_close(row, theirs(torch.tensor([ids])).logits[0, -1], rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("idle", [{1}, {0, 2}, {1, 2, 3}])
+def test_idle_rows_between_decoding_ones_change_nothing(pair, idle):
+    theirs, decoder = pair
+    pool = AdapterPool(decoder.config, slots=0, rank_max=8, dtype=torch.float32)
+    runner = Runner(decoder, pool, rows=5, max_len=128)
+    tokens = [[3, 5, 7, 11, 13, 17], [19, 23, 29], [2, 4, 6, 8, 10, 12, 14], [1, 2], [9, 9, 8, 8, 7]]
+    sequences = [sequence_of(ids, number) for number, ids in enumerate(tokens)]
+    runner.execute(Plan(tuple(Chunk(s, 0, len(s.token_ids) - 1, samples=False) for s in sequences)))
+
+    live = [s for s in sequences if s.id not in idle]
+    last = runner.execute(Plan(tuple(Chunk(s, len(s.token_ids) - 1, 1, samples=True) for s in live)))
+
+    for row, sequence in zip(last, live, strict=True):
+        expected = theirs(torch.tensor([sequence.token_ids])).logits[0, -1]
+        torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_runs_bridge_short_gaps_and_part_at_long_ones_and_at_other_lengths():
+    runs = plan_runs(rows=[9, 0, 2, 3, 200], lengths=[40, 30, 31, 900, 33], tokens=[0, 1, 2, 3, 4])
+
+    assert [(run.row, run.mask.shape[0], run.width, run.tokens.tolist()) for run in runs] == [
+        (0, 3, 31, [1, 2]),
+        (3, 1, 900, [3]),
+        (9, 1, 40, [0]),
+        (200, 1, 33, [4]),
+    ]
 
 
 @torch.inference_mode()
