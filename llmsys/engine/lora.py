@@ -69,6 +69,7 @@ class AdapterArena:
     def __init__(self, config: ModelConfig, *, rank: int, slots: int, dtype: torch.dtype) -> None:
         self.rank = rank
         self.slots = slots
+        self.dtype = dtype
         self._widths = group_widths(config)
         self._a: dict[str, Tensor] = {}
         self._b: dict[str, Tensor] = {}
@@ -100,6 +101,7 @@ class LoraStep:
     """One step's segments against one or more arenas: what the decoder adds to each projection."""
 
     def __init__(self, parts: Sequence[tuple[AdapterArena, tuple[Segment, ...]]]) -> None:
+        self._rows = max((segment.end for _, segments in parts for segment in segments), default=0)
         self._loops: list[tuple[AdapterArena, tuple[Segment, ...]]] = []
         self._batches: list[tuple[AdapterArena, _Padded]] = []
         for arena, segments in parts:
@@ -110,15 +112,21 @@ class LoraStep:
                 self._batches.append((arena, padded))
 
     def add(self, y: Tensor, x: Tensor, layer: int, group: str) -> Tensor:
-        """Add the adapters' part of projection `group` to y [T, out] in place, from x [T, in]."""
+        """Add the adapters' part of projection `group` to y [T, out] in place, from x [T, in].
+
+        Computed in the arenas' dtype and rounded once, when it is added. Segments cover the first rows without a gap.
+        """
+        dtype = (self._loops or self._batches)[0][0].dtype
+        rows = x[: self._rows].to(dtype)
+        part = torch.empty(self._rows, y.shape[1], dtype=dtype)
         for arena, segments in self._loops:
             a, b = arena.factors(layer, group)
             for s in segments:
-                rows = y[s.start : s.end]
-                rows.addmm_(x[s.start : s.end] @ a[s.slot].t(), b[s.slot])
+                torch.mm(rows[s.start : s.end] @ a[s.slot].t(), b[s.slot], out=part[s.start : s.end])
         for arena, padded in self._batches:
             a, b = arena.factors(layer, group)
-            padded.add(y, x, a, b)
+            part[padded.start : padded.end] = padded.product(rows, a, b)
+        y[: self._rows] += part
         return y
 
 
@@ -149,8 +157,9 @@ class _Padded:
         gather[place] = torch.arange(start, end)
         return cls(first, slots, longest, start, end, gather, place)
 
-    def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
+    def product(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Both products of all slots at once: x [T, in] to [end - start, out]."""
         span = slice(self.first_slot, self.first_slot + self.slots)
         block = x[self.gather].view(self.slots, self.longest, -1)
         out = torch.bmm(torch.bmm(block, a[span].transpose(1, 2)), b[span])
-        y[self.start : self.end] += out.view(self.slots * self.longest, -1)[self.place]
+        return out.view(self.slots * self.longest, -1)[self.place]

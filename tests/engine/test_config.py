@@ -12,7 +12,6 @@ from llmsys.engine.errors import AdapterBusy, AdapterError, CapacityError, Engin
         ("block_tokens", 0, "block_tokens is 0; expected 1 or more"),
         ("max_len", 1, "max_len is 1; expected 2 or more"),
         ("kv_memory_bytes", 0, "kv_memory_bytes is 0"),
-        ("quant", "int3", "quant is 'int3'; expected auto, none or int4"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused(field, value, message):

@@ -8,6 +8,9 @@ Knows no time and no policy.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 __all__ = ["RESERVES", "Machine", "peak_tokens"]
 
 RESERVES = ("sum", "peak", "paged")
@@ -32,8 +35,14 @@ class Machine:
     def holds(self, prompt_tokens: int, output_tokens: int) -> bool:
         """Whether a request of this length fits an empty machine."""
         if self.reserve == "peak":
-            return peak_tokens([(prompt_tokens + 1, max(output_tokens - 1, 0))]) < self.memory
+            return prompt_tokens + max(output_tokens, 1) < self.memory
         return prompt_tokens + output_tokens <= self.memory
+
+    def holds_each(self, prompt: NDArray[np.int64], output: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """`holds` for many requests, [n]."""
+        if self.reserve == "peak":
+            return np.asarray(prompt + np.maximum(output, 1) < self.memory)
+        return np.asarray(prompt + output <= self.memory)
 
 
 def peak_tokens(held_and_left: Iterable[tuple[int, int]]) -> int:

@@ -1,7 +1,8 @@
 """Waiting requests for the compiled simulator: a FIFO per queue in linked lists, a heap of queues by counter.
 
 The same rules as `policy.vtc`, on arrays: keys in the heap may be stale and low, never high; ties go to the lower
-index. First come, first served is one queue for all.
+index. First come, first served is one queue for all. Counters are brought up to date only when somebody looks: each
+running request costs `unit` per decode step.
 """
 
 from typing import NamedTuple
@@ -11,20 +12,23 @@ from numpy.typing import NDArray
 
 from llmsys.fair_queue.compiled import compiled
 
-__all__ = ["Queues", "least_queue", "lowered", "new_queues", "next_key", "pop_head", "push"]
+__all__ = ["Queues", "least_queue", "lowered", "new_queues", "next_key", "pop_head", "push", "touch"]
 
 # places in Queues.size
-HEAP, WAITING, LAST_LEFT = range(3)
+HEAP, WAITING, LAST_LEFT, STEP = range(4)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 class Queues(NamedTuple):
-    """Per queue: counter (cost units per weight), waiting, running, head and tail (requests, -1 for none), place in the
-    heap (-1 outside) and key there. `heap` lists queues; `following` links requests; `size` holds three numbers."""
+    """Per queue: counter (cost units per weight) as of decode step `touched`, unit, waiting, running, head and tail
+    (requests, -1 for none), place in the heap (-1 outside) and key there. `heap` lists queues; `following` links
+    requests; `size` holds sizes, the queue that emptied last and the number of the decode step."""
 
     counter: Floats
+    unit: Floats
+    touched: Ints
     waiting: Ints
     running: Ints
     head: Ints
@@ -36,11 +40,14 @@ class Queues(NamedTuple):
     size: Ints
 
 
-def new_queues(queues: int, requests: int) -> Queues:
-    """Empty queues."""
+def new_queues(unit: Floats, requests: int) -> Queues:
+    """Empty queues, one per unit."""
+    queues = len(unit)
     none = np.full(queues, -1, np.int64)
     return Queues(
         counter=np.zeros(queues),
+        unit=unit,
+        touched=np.zeros(queues, np.int64),
         waiting=np.zeros(queues, np.int64),
         running=np.zeros(queues, np.int64),
         head=none.copy(),
@@ -49,7 +56,7 @@ def new_queues(queues: int, requests: int) -> Queues:
         key=np.zeros(queues),
         heap=none,
         following=np.full(requests, -1, np.int64),
-        size=np.array([0, 0, -1], np.int64),
+        size=np.array([0, 0, -1, 0], np.int64),
     )
 
 
@@ -86,6 +93,13 @@ def _sink(q: Queues, at: int) -> None:
 
 
 @compiled
+def touch(q: Queues, i: int) -> None:
+    """Charge queue i's running requests for the decode steps since it was looked at last."""
+    q.counter[i] += q.running[i] * q.unit[i] * (q.size[STEP] - q.touched[i])
+    q.touched[i] = q.size[STEP]
+
+
+@compiled
 def lowered(q: Queues, i: int) -> None:
     """Queue i's counter may have fallen below its key."""
     if q.place[i] >= 0 and q.counter[i] < q.key[i]:
@@ -98,6 +112,7 @@ def least_queue(q: Queues) -> int:
     """The queue with the least counter among those that wait, -1 if none does."""
     while q.size[HEAP] > 0:
         top = q.heap[0]
+        touch(q, top)
         if q.waiting[top] == 0:
             q.place[top] = -1
             q.size[HEAP] -= 1
@@ -124,11 +139,13 @@ def next_key(q: Queues) -> float:
 @compiled
 def push(q: Queues, i: int, request: int, lift: bool) -> None:
     """Append a request to queue i; with `lift`, one that had none waiting is lifted first (VTC, Algorithm 1)."""
+    touch(q, i)
     if q.waiting[i] == 0:
         if lift:
             least = least_queue(q)
             least = q.size[LAST_LEFT] if least < 0 else least
             if least >= 0:
+                touch(q, least)
                 q.counter[i] = max(q.counter[i], q.counter[least])
         q.head[i] = request
     else:

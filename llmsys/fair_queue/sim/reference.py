@@ -131,8 +131,8 @@ def _admit(run: _Clockwork, result: Result) -> list[_Running]:
 
 def _fits(run: _Clockwork, new: list[_Running], candidate: _Running) -> bool:
     machine, together = run.machine, [*run.batch, *new]
-    prefill = sum(one.held for one in new) + candidate.held
-    if len(together) >= machine.max_batch or (new and prefill > machine.max_prefill):
+    joining = sum(one.held for one in new)
+    if len(together) >= machine.max_batch or (joining > 0 and joining + candidate.held > machine.max_prefill):
         return False
     if machine.reserve == "sum":
         return sum(one.prompt + one.output for one in [*together, candidate]) <= machine.memory

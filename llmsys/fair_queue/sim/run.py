@@ -89,9 +89,7 @@ def _run_compiled(
         arrival=work.arrival,
         prompt=work.prompt,
         output=work.output,
-        holds=np.array(
-            [machine.holds(int(p), int(o)) for p, o in zip(work.prompt, work.output, strict=True)], np.bool_
-        ),
+        holds=machine.holds_each(work.prompt, work.output),
         guess=_guesses(work, predict, int(options.number("seed", 0.0)) if counting else 0),
     )
     rules = Rules(
@@ -99,6 +97,7 @@ def _run_compiled(
         wp=_price(options, "wp", 1.0),
         wq=_price(options, "wq", 2.0),
         lift=options.name == "vtc",
+        predict=predict != "none",
         learn=predict == "ema",
         rpm=int(options.number("limit", None, least=1.0)) if options.name == "rpm" else 0,
         memory=machine.memory,
@@ -113,7 +112,9 @@ def _run_compiled(
         d2=hardware.d2,
     )
     book = new_book(len(work.ids), tenants, machine.max_batch)
-    simulate_arrays(book, requests, new_queues(tenants, len(work.ids)), rules)
+    # with a guess each request is charged by itself, so that a step charges nothing by itself
+    unit = np.zeros(tenants) if rules.predict else rules.wq / rules.weight
+    simulate_arrays(book, requests, new_queues(unit, len(work.ids)), rules)
     order = book.order[book.order >= 0].tolist()
     return Result(work, book.admit, book.first, book.finish, book.refused, order)
 

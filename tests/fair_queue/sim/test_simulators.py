@@ -178,6 +178,15 @@ def test_peak_tokens_is_the_most_held_when_requests_end_one_after_the_other(pair
     assert most == peak_tokens(pairs)
 
 
+@given(st.integers(0, 30), st.integers(0, 30), st.sampled_from(["sum", "peak", "paged"]))
+def test_a_machine_judges_one_request_as_it_judges_many(prompt, output, reserve):
+    machine = Machine(memory=30, reserve=reserve)
+    alone = peak_tokens([(prompt + 1, max(output - 1, 0))]) < 30 if reserve == "peak" else prompt + output <= 30
+
+    assert machine.holds(prompt, output) == alone
+    assert machine.holds_each(np.array([prompt]), np.array([output])).tolist() == [alone]
+
+
 def test_an_empty_trace_takes_no_time():
     result = run([], "vtc", PLAIN)
 
