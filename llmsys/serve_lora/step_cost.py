@@ -15,7 +15,7 @@ __all__ = ["StepModel", "StepRow", "marginal_parts", "split_step", "step_parts"]
 
 @dataclass(frozen=True, slots=True)
 class StepModel:
-    """Seconds of a step by what is in it. The defaults keep the ratios measured on a CPU with SmolLM2-135M.
+    """Seconds of a step by what is in it. The defaults are set by hand for SmolLM2-135M on a CPU.
 
     fixed_s: per step. prefill_s, decode_s: per token. context_s: per token of context that a row attends to.
     segment_s, segment_rank_s: per adapter in the step, and per unit of its rank.
