@@ -10,11 +10,12 @@ import numpy as np
 
 from llmsys.vindex.cluster_tree import assign
 from llmsys.vindex.codes import encode
+from llmsys.vindex.faults import Corrupt
 from llmsys.vindex.index_files import read_state
 from llmsys.vindex.state import State
 from llmsys.vindex.tenant_tree import CHILDREN, COLUMNS, END, FIRST_CHILD, NODE, START, sort_keys
 
-__all__ = ["check_index", "faults"]
+__all__ = ["check_index", "faults", "refuse_faults"]
 
 MOST = 10
 DEPTH = 25
@@ -28,6 +29,12 @@ def check_index(path: Path, *, deep: bool) -> tuple[State, list[str]]:
     _, state, _, torn = read_state(path, verify=True)
     found = [f"{torn} bytes of an unfinished record end the log"] if torn else []
     return state, (found + faults(state) + (_recomputed(state) if deep else []))[:MOST]
+
+
+def refuse_faults(path: Path, found: list[str]) -> None:
+    """Raise Corrupt that names the first fault, if there is one."""
+    if found:
+        raise Corrupt(str(path), f"{found[0]} ({len(found)} faults)", "a sound index")
 
 
 def faults(state: State) -> list[str]:

@@ -110,6 +110,11 @@ class Index:
         """Number of the last operation."""
         return self.state.seq
 
+    def summary(self) -> dict[str, int]:
+        """How many vectors, tenants and grants, and the number of the last operation."""
+        state = self.state
+        return {"vectors": len(self), "tenants": len(state.tenants()), "grants": state.grants(), "seq": state.seq}
+
     @property
     def plans(self) -> tuple[PlanRecord, ...]:
         """What `tune` measured."""
