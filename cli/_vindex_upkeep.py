@@ -56,8 +56,8 @@ def check(
     from llmsys.vindex.check import check_index, refuse_faults
 
     state, faults = check_index(index, deep=deep)
-    summary = {"vectors": state.store.live, "grants": state.grants(), "seq": state.seq, "faults": faults}
-    report(summary, [{**summary, "faults": len(faults)}], json=json)
+    counts = {"vectors": state.store.live, "grants": state.grants(), "seq": state.seq}
+    report(counts | {"faults": faults}, [counts | {"faults": len(faults)}], json=json)
     refuse_faults(index, faults)
 
 

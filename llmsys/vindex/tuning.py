@@ -3,8 +3,8 @@
 For every class of tenant sizes a sample of its queries is answered by each effort of a grid, cheapest first. The first
 whose lower confidence limit reaches the recall is kept; where none does, the exact scan is. The limit is Wilson's, at a
 level of 95 % for the whole grid together (Bonferroni), with a query's recall in place of a success, which only makes it
-lower. Half of the queries are vectors that the tenant sees, half any others: each is left out of its own answer. What it
-promises holds for queries like these. Reads no clock: the same seed keeps the same plans.
+lower. Half of the queries are vectors that the tenant sees, half any others: each is left out of its own answer. What
+it promises holds for queries like these. Reads no clock: the same seed keeps the same plans.
 """
 
 import math

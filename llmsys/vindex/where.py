@@ -107,7 +107,8 @@ def _tokens(text: str) -> list[_Token]:
             raise UsageFault(f"--where: cannot read {text[at : at + 20]!r} at {at}; expected labels, AND, OR, NOT, ( )")
         quoted, sign, word = match.groups()
         label = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else sign or word
-        found.append(_Token(label, match.start(), quoted is not None))
+        place = next(match.start(group) for group in (1, 2, 3) if match[group] is not None)
+        found.append(_Token(label, place, quoted is not None))
         at = match.end()
     return found
 
