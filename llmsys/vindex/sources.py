@@ -15,7 +15,7 @@ from llmsys.vindex.index import Index
 from llmsys.vindex.intake import Access
 from llmsys.vindex.slot_store import Id
 
-__all__ = ["Collection", "listed_ids", "read_collection", "read_names", "required_ids", "typed_ids"]
+__all__ = ["Collection", "listed_ids", "read_access", "read_collection", "read_names", "required_ids", "typed_ids"]
 
 
 class AccessRecord(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ def read_collection(vectors: str, ids: Path | None, access: Path | None) -> Coll
     if access is not None:
         if granted is not None:
             raise BadInput(str(access), "tenants for vectors that bring their own", "one of them")
-        granted = _read_access(access)
+        granted = read_access(access)
     return Collection(read.values, named, granted)
 
 
@@ -115,7 +115,8 @@ def _is_integer(text: str) -> bool:
     return text.removeprefix("-").isdecimal()
 
 
-def _read_access(path: Path) -> dict[Id, list[str]]:
+def read_access(path: Path) -> dict[Id, list[str]]:
+    """The tenants of each id, from lines `{"id","tenants"}`; an id on several lines has those of all."""
     granted: dict[Id, list[str]] = {}
     for record in read_records(path, AccessRecord):
         granted.setdefault(record.id, []).extend(record.tenants)
