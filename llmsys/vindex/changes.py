@@ -66,10 +66,11 @@ def apply_changes(
                     change = decode_record(line, decoder, where)
                     _apply(index, change, where)
                 except BadInput as error:
+                    placed = error if error.where == where else BadInput(where, *_said(error))
                     if on_skip is None:
-                        fault = error if error.where.startswith(where) else BadInput(where, *_said(error))
+                        fault = placed
                         break
-                    on_skip(error)
+                    on_skip(placed)
                     continue
                 done.append(Acknowledged(index.seq, change.ref))
         yield from done
