@@ -3,10 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["F32", "F64", "I8", "I32", "I64"]
+__all__ = ["F32", "F64", "I32", "I64"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-I8 = NDArray[np.int8]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]

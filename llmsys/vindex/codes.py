@@ -8,8 +8,9 @@ small integers are exact in float32 (d <= 1040) in any order. Knows neither tena
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from llmsys.vindex.arrays import F32, I8
+from llmsys.vindex.arrays import F32
 
 __all__ = ["Codes", "QueryCodes", "encode", "encode_queries"]
 
@@ -20,7 +21,7 @@ LEVELS = 127
 class Codes:
     """Codes of vectors: code [n, d] int8, scale [n], bias [n]."""
 
-    code: I8
+    code: NDArray[np.int8]
     scale: F32
     bias: F32
 

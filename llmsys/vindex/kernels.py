@@ -5,8 +5,9 @@ score, ends after `patience` leaves in a row that bring none, and ranks what it 
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
-from llmsys.vindex.arrays import F32, F64, I8, I32, I64
+from llmsys.vindex.arrays import F32, F64, I32, I64
 from llmsys.vindex.compiled import compiled
 
 __all__ = ["exact_scores_kernel", "search_kernel"]
@@ -76,7 +77,15 @@ def _rise(keys: F64, items: I64, at: int) -> None:
 
 @compiled
 def _scan(  # noqa: PLR0917
-    code: F32, twice: float, slots: I32, codes: I8, scale: F32, bias: F32, keys: F64, items: I64, size: int
+    code: F32,
+    twice: float,
+    slots: I32,
+    codes: NDArray[np.int8],
+    scale: F32,
+    bias: F32,
+    keys: F64,
+    items: I64,
+    size: int,
 ) -> tuple[int, bool]:
     """Offer slots to the kept ones (a heap, worst first); returns how many are kept and whether one came in."""
     changed = False
@@ -122,8 +131,8 @@ def _rank(  # noqa: PLR0917
 @compiled
 def search_kernel(  # noqa: PLR0913, PLR0917
     queries: F32, query_codes: F32, twice: F32, records: I32, centroids: F32, slots: I32, tail: I32, vectors: F32,
-    codes: I8, scale: F32, bias: F32, order: I64, l2: bool, ip: bool, width: int, patience: int, found: I32,
-    score: F64, scanned: I64,
+    codes: NDArray[np.int8], scale: F32, bias: F32, order: I64, l2: bool, ip: bool, width: int, patience: int,
+    found: I32, score: F64, scanned: I64,
 ) -> None:  # fmt: skip
     """Answer queries [m, d] of one tenant into found [m, k], score [m, k] and scanned [m].
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.vindex.arrays import F32, F64, I8, I32, I64
+from llmsys.vindex.arrays import F32, F64, I32, I64
 from llmsys.vindex.codes import QueryCodes, encode_queries
 from llmsys.vindex.metric import scores
 from llmsys.vindex.slot_store import SlotStore
@@ -179,7 +179,7 @@ class _Kept:
 
     def offer(self, slots: I32) -> bool:
         """Whether one of the slots came in."""
-        code: I8 = self._store.codes[slots]
+        code: NDArray[np.int8] = self._store.codes[slots]
         dot = code.astype(np.float32) @ self._code
         near = self._store.bias[slots] - (self._twice * self._store.scale[slots]) * dot
         if len(self.slots) == self._width:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.vindex.arrays import F32, I8, I32, I64
+from llmsys.vindex.arrays import F32, I32, I64
 from llmsys.vindex.cluster_tree import ClusterTree, assign
 from llmsys.vindex.codes import encode
 
@@ -30,7 +30,7 @@ class SlotStore:
     metric: str
     mean: F32
     vectors: F32
-    codes: I8
+    codes: NDArray[np.int8]
     scale: F32
     bias: F32
     leaf: I32
