@@ -1,0 +1,142 @@
+"""Verbs of `llmsys vindex` that change an index: add, delete, grant, revoke, drop-tenant, apply."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmsys.cli._options import Json, OnError, Quiet
+from llmsys.cli._render import note, report
+from llmsys.cli._streams import records_out
+
+__all__ = ["VERBS"]
+
+Writable = Annotated[Path, typer.Argument(metavar="IDX", help="Directory that `vindex build` wrote.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...|-", help="Ids, or - for one per line on stdin.")]
+ForTenant = Annotated[str, typer.Option("--tenant", help="Whose access changes.")]
+
+
+def add(
+    index: Writable,
+    vectors: Annotated[
+        str, typer.Argument(metavar="[F|-]", help="Vectors: .npy, .fvecs, .bvecs, .safetensors or JSON Lines.")
+    ] = "-",
+    *,
+    ids: Annotated[Path | None, typer.Option("--ids", metavar="F", help="Ids: .npy or one per line.")] = None,
+    access: Annotated[
+        Path | None, typer.Option("--access", metavar="F", help='Who sees what: lines {"id","tenants"}.')
+    ] = None,
+    upsert: Annotated[
+        bool, typer.Option("--upsert", help="Replace ids that are there; tenants stay if unsaid.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add vectors that have ids; all of them or, on a fault, none.
+
+    Example: llmsys vindex add idx more.npy --ids more-ids.npy --access more-access.jsonl
+    """
+    from llmsys.vindex import Index
+    from llmsys.vindex.sources import read_collection, required_ids
+
+    read = read_collection(vectors, ids, access)
+    with Index.open(index, "w") as opened:
+        changed = opened.add(read.vectors, required_ids(read, vectors), read.access, upsert=upsert)
+    report(changed, [changed], json=json)
+
+
+def delete(index: Writable, ids: Ids, *, on_error: OnError = "fail", json: Json = False, quiet: Quiet = False) -> None:
+    """Delete vectors for everybody.
+
+    Example: llmsys vindex delete idx 17 18 19
+    """
+    from llmsys.vindex import Index
+    from llmsys.vindex.sources import typed_ids
+
+    with Index.open(index, "w") as opened:
+        changed = opened.delete(typed_ids(ids, opened), skip_missing=on_error == "skip")
+    report(changed, [changed], json=json)
+
+
+def grant(
+    index: Writable,
+    ids: Ids,
+    *,
+    tenant: ForTenant,
+    on_error: OnError = "fail",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let a tenant see vectors; granting twice is no error.
+
+    Example: llmsys vindex grant idx --tenant acme 17 18 19
+    """
+    from llmsys.vindex import Index
+    from llmsys.vindex.sources import typed_ids
+
+    with Index.open(index, "w") as opened:
+        changed = opened.grant(typed_ids(ids, opened), tenant, skip_missing=on_error == "skip")
+    report(changed, [changed], json=json)
+
+
+def revoke(
+    index: Writable,
+    ids: Ids,
+    *,
+    tenant: ForTenant,
+    on_error: OnError = "fail",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let a tenant see vectors no more; no search that starts afterwards returns them.
+
+    Example: llmsys vindex revoke idx --tenant acme 17
+    """
+    from llmsys.vindex import Index
+    from llmsys.vindex.sources import typed_ids
+
+    with Index.open(index, "w") as opened:
+        changed = opened.revoke(typed_ids(ids, opened), tenant, skip_missing=on_error == "skip")
+    report(changed, [changed], json=json)
+
+
+def drop_tenant(
+    index: Writable,
+    tenant: Annotated[str, typer.Argument(metavar="T", help="The tenant.")],
+    *,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Revoke everything from a tenant; the vectors stay.
+
+    Example: llmsys vindex drop-tenant idx acme
+    """
+    from llmsys.vindex import Index
+
+    with Index.open(index, "w") as opened:
+        changed = opened.drop_tenant(tenant)
+    report(changed, [changed], json=json)
+
+
+def apply(
+    index: Writable,
+    changes: Annotated[str, typer.Argument(metavar="[FILE|-]", help="Changes, one JSON line each; - is stdin.")] = "-",
+    *,
+    on_error: OnError = "fail",
+    quiet: Quiet = False,
+) -> None:
+    """Apply a stream of changes and acknowledge every line once it is durable.
+
+    A line is {"op","id" or "ids","vector","tenant" or "tenants","ref"}; op is add, delete, grant, revoke, drop_tenant.
+    Example: tail -F changes.jsonl | llmsys vindex apply idx -
+    """
+    from llmsys.vindex import Index
+    from llmsys.vindex.changes import apply_changes
+
+    skip = None if on_error == "fail" else lambda fault: note(f"skipped: {fault}")
+    with Index.open(index, "w") as opened, records_out(flush_each=True) as out:
+        for acknowledged in apply_changes(opened, changes, on_skip=skip):
+            out.write(acknowledged)
+
+
+VERBS = (add, delete, grant, revoke, drop_tenant, apply)

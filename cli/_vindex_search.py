@@ -1,0 +1,95 @@
+"""Verbs of `llmsys vindex` that read: search and export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmsys.cli._options import Quiet, Tenant, one_of
+from llmsys.cli._render import note
+from llmsys.cli._streams import records_out
+
+__all__ = ["VERBS"]
+
+Readable = Annotated[Path, typer.Argument(metavar="IDX", help="Directory that `vindex build` wrote.")]
+
+
+def search(
+    index: Readable,
+    queries: Annotated[
+        str, typer.Option("--queries", metavar="F", help="Queries: JSON Lines, .npy, .fvecs; - is stdin.")
+    ] = "-",
+    *,
+    tenant: Tenant = None,
+    tenants: Annotated[
+        str | None, typer.Option("--tenants", metavar="F", help="A tenant for each query: JSON list or lines.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Search what anybody may see.")] = False,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="E", help="Labels with AND, OR, NOT, ANY(), ALL(), AT_LEAST(n; ).")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", "--top-k", min=1, max=10_000, help="Neighbours per query.")] = 10,
+    recall: Annotated[
+        float, typer.Option("--recall", min=0.01, max=1, help="Recall wanted; exact where `tune` promised none.")
+    ] = 0.95,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare every vector that the tenant sees.")] = False,
+    effort: Annotated[
+        int | None, typer.Option("--effort", min=0, max=10, help="Fixed effort in place of --recall: 0 is fastest.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Add how many vectors were looked at.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print the k nearest vectors that the tenant may see, nearest first.
+
+    A distance is squared under l2; under ip and cosine it is the similarity.
+    Example: llmsys vindex search idx --queries q.npy --tenant acme -k 10 > hits.jsonl
+    """
+    from llmsys.vindex import Index
+    from llmsys.vindex.asking import Asker, answer, chosen_effort
+
+    opened = Index.open(index)
+    if opened.torn_bytes:
+        note(f"{opened.torn_bytes} bytes of an unfinished change end the log; they are left out")
+    how = chosen_effort(opened, k=k, recall=recall, exact=exact, effort=effort, warn=note)
+    asker = Asker(opened, k=k, where=where, recall=None if exact else recall, effort=how, explain=explain)
+    with records_out(flush_each=queries == "-") as out:
+        for hit in answer(asker, queries, tenant=tenant, tenants=tenants, everything=everything):
+            out.write(hit)
+
+
+def export(
+    index: Readable,
+    *,
+    to: Annotated[
+        str, typer.Option("--to", help="jsonl, or npy: vectors.npy with ids.", callback=one_of("jsonl", "npy"))
+    ] = "jsonl",
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="DEST", help="File of jsonl (- is stdout), directory of npy.")
+    ] = "-",
+    tenant: Tenant = None,
+    ids: Annotated[
+        str | None, typer.Option("--ids", metavar="F", help="Only these ids, one per line; - is stdin.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write vectors, ids and tenants in the order of ids.
+
+    Example: llmsys vindex export idx --tenant acme --to npy -o acme
+    """
+    from llmsys.vindex import Index
+    from llmsys.vindex.exchange import export_arrays, export_lines
+    from llmsys.vindex.sources import listed_ids
+
+    if to == "npy" and output == "-":
+        raise typer.BadParameter("--to npy writes two files; -o names their directory")
+    opened = Index.open(index)
+    only = None if ids is None else listed_ids(ids, opened)
+    if to == "npy":
+        note(f"{export_arrays(opened, Path(output), tenant, only)} vectors")
+        return
+    with records_out(output) as out:
+        for record in export_lines(opened, tenant, only):
+            out.write(record)
+
+
+VERBS = (search, export)

@@ -1,0 +1,149 @@
+"""Verbs of `llmsys vindex` that look after an index: stats, check, tune, compact, snapshot, bench."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmsys.cli._options import Json, Quiet, Seed, Tenant
+from llmsys.cli._render import note, report
+from llmsys.cli._streams import records_out
+
+__all__ = ["VERBS"]
+
+Place = Annotated[Path, typer.Argument(metavar="IDX", help="Directory that `vindex build` wrote.")]
+
+
+def stats(
+    index: Place,
+    *,
+    tenant: Tenant = None,
+    tenants: Annotated[bool, typer.Option("--tenants", help="One line for every tenant.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print what an index holds, its trees' shape, and bytes in memory by part.
+
+    Example: llmsys vindex stats idx --json
+    """
+    from llmsys.vindex import Index
+    from llmsys.vindex.figures import figures, flat, tenant_figures
+
+    opened = Index.open(index)
+    if tenants:
+        with records_out() as out:
+            for name in opened.state.tenants():
+                out.write(tenant_figures(opened, name))
+    elif tenant is not None:
+        found = tenant_figures(opened, tenant)
+        report(found, flat(found), json=json)
+    else:
+        whole = figures(opened)
+        report(whole, flat(whole), json=json)
+
+
+def check(
+    index: Place,
+    *,
+    deep: Annotated[bool, typer.Option("--deep", help="Compute every vector's leaf and code again.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check every checksum and invariant; exit 0, or 65 with the first ten faults.
+
+    Example: llmsys vindex check idx --deep
+    """
+    from llmsys.vindex.check import check_index, refuse_faults
+
+    state, faults = check_index(index, deep=deep)
+    counts = {"vectors": state.store.live, "grants": state.grants(), "seq": state.seq}
+    report(counts | {"faults": faults}, [counts | {"faults": len(faults)}], json=json)
+    refuse_faults(index, faults)
+
+
+def tune(
+    index: Place,
+    *,
+    recall: Annotated[float, typer.Option("--recall", help="Recall that searches shall reach.")] = 0.95,
+    k: Annotated[int, typer.Option("-k", "--top-k", min=1, help="Neighbours per query.")] = 10,
+    sample: Annotated[int, typer.Option("--sample", min=1, help="Queries per class of tenant sizes.")] = 1000,
+    seed: Seed = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how far searches must go, with exact ground truth and a 95 % confidence limit, and keep it.
+
+    Half of the queries are vectors that a tenant sees, half any others; the promise holds for queries like these.
+    Example: llmsys vindex tune idx --recall 0.95
+    """
+    from msgspec import to_builtins
+
+    from llmsys.vindex import Index
+    from llmsys.vindex.tuning import tune as measure
+
+    with Index.open(index, "w") as opened:
+        plans = measure(opened.state, recall=recall, k=k, sample=sample, seed=seed)
+        opened.keep_plans(plans)
+    report(plans, [to_builtins(plan) for plan in plans], json=json)
+
+
+def compact(
+    index: Place,
+    *,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Build the clustering tree anew.")] = False,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Rewrite an index without its log and without deleted vectors.
+
+    Example: llmsys vindex compact idx --retrain
+    """
+    from llmsys.vindex import Index
+
+    with Index.open(index, "w") as opened:
+        before = opened.log_bytes
+        opened.compact(retrain=retrain, seed=seed)
+        note(f"{len(opened)} vectors; {before} bytes of log are part of the snapshot now")
+
+
+def snapshot(
+    index: Place,
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="Directory to make.")],
+    *,
+    quiet: Quiet = False,
+) -> None:
+    """Write a consistent copy, also while another process writes.
+
+    Example: llmsys vindex snapshot idx backup
+    """
+    from llmsys.vindex import Index
+
+    opened = Index.open(index)
+    opened.snapshot(dest)
+    note(f"{len(opened)} vectors at seq {opened.seq}")
+
+
+def bench(
+    *,
+    vectors: Annotated[Path, typer.Option("--vectors", metavar="F", help="Vectors of the workload, as in `build`.")],
+    access: Annotated[Path, typer.Option("--access", metavar="F", help='Who sees what: lines {"id","tenants"}.')],
+    held_out: Annotated[int, typer.Option("--held-out", min=1, help="Last rows that become queries.")] = 500,
+    k: Annotated[int, typer.Option("-k", "--top-k", min=1, help="Neighbours per query.")] = 10,
+    seed: Seed = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the index beside faiss under cosine: flat per tenant, IVF and HNSW with a bitmap; recall beside speed.
+
+    Every query is asked as one of its own row's tenants. Set OMP_NUM_THREADS=1 for figures of one thread.
+    Example: llmsys vindex bench --vectors docs.npy --access access.jsonl
+    """
+    from msgspec import to_builtins
+
+    from llmsys.vindex.bench import compare, read_workload
+
+    rows = list(compare(read_workload(vectors, access, held_out=held_out), k=k, seed=seed))
+    report({"rows": rows}, [to_builtins(row) for row in rows], json=json)
+
+
+VERBS = (stats, check, tune, compact, snapshot, bench)

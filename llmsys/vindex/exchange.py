@@ -1,0 +1,54 @@
+"""An index out to files that others read: `.npy` with its ids, or JSON Lines; always in the order of ids.
+
+The order makes the bytes a function of the content alone. Under a tenant, no other tenant's name leaves.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from llmsys.artifacts import VectorRecord, encode, write_npy
+from llmsys.vindex.faults import NotFound
+from llmsys.vindex.index import Index
+from llmsys.vindex.search import visible
+from llmsys.vindex.slot_store import Id
+
+__all__ = ["export_arrays", "export_lines"]
+
+
+def export_lines(index: Index, tenant: str | None, ids: Iterable[Id] | None) -> Iterator[VectorRecord]:
+    """One record per vector: id, vector as stored, and who may see it (under a tenant: that tenant)."""
+    state = index.state
+    access = state.access() if tenant is None else None
+    for slot in _slots(index, tenant, ids):
+        names = [tenant] if access is None and tenant is not None else (access or [])[slot]
+        vector = state.store.vectors[slot].astype(float).tolist()
+        yield VectorRecord(state.store.ids[slot], vector, tenants=tuple(names))
+
+
+def export_arrays(index: Index, dest: Path, tenant: str | None, ids: Iterable[Id] | None) -> int:
+    """Write `vectors.npy` [n, d] and `ids.npy` (`ids.jsonl` for text) into a directory; returns n."""
+    slots = _slots(index, tenant, ids)
+    names = [index.state.store.ids[slot] for slot in slots]
+    dest.mkdir(parents=True, exist_ok=True)
+    write_npy(dest / "vectors.npy", np.ascontiguousarray(index.state.store.vectors[slots]))
+    if all(isinstance(one, int) for one in names):
+        write_npy(dest / "ids.npy", np.array(names, np.int64))
+    else:
+        (dest / "ids.jsonl").write_bytes(b"".join(encode(one) for one in names))
+    return len(slots)
+
+
+def _slots(index: Index, tenant: str | None, ids: Iterable[Id] | None) -> list[int]:
+    """The slots to write, in the order of their ids. Raises NotFound for an id that the tenant does not see."""
+    store = index.state.store
+    seen = visible(index.state, tenant, None)
+    slots: list[int] = [] if seen is None else seen.members().tolist()
+    if ids is not None:
+        allowed, slots = set(slots), []
+        for one in dict.fromkeys(ids):
+            if store.slot_of.get(one, -1) not in allowed:
+                raise NotFound(f"id {one!r}", "not in the index", "an id of the index")
+            slots.append(store.slot_of[one])
+    return sorted(slots, key=lambda slot: store.ids[slot])

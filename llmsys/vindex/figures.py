@@ -1,0 +1,120 @@
+"""What an index holds and what each of its parts costs. Knows no files but the log's size."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from llmsys.vindex.index import Index
+from llmsys.vindex.state import State
+
+__all__ = ["Figures", "TenantFigures", "figures", "flat", "tenant_figures"]
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """Counts, the shape of the tree, bytes in memory by part (overhead: all but the store), and the log.
+
+    sharing: tenants per vector. largest_leaf, mean_leaf: vectors. drift: mean squared distance of vectors to their
+    leaf's centroid.
+    """
+
+    vectors: int
+    tenants: int
+    grants: int
+    sharing: float
+    dimensions: int
+    metric: str
+    leaves: int
+    nodes: int
+    largest_leaf: int
+    mean_leaf: float
+    drift: float
+    dead: int
+    seq: int
+    log_bytes: int
+    bytes: dict[str, int]
+
+
+class TenantFigures(msgspec.Struct, frozen=True):
+    """One tenant: vectors it sees, nodes of its tree, late grants that wait in its tail."""
+
+    tenant: str
+    vectors: int
+    nodes: int
+    tail: int
+
+
+def figures(index: Index) -> Figures:
+    """All figures of an index. Builds the trees of all tenants to count them."""
+    state, store = index.state, index.state.store
+    tenants, grants, live = state.tenants(), state.grants(), store.live_slots()
+    sizes = np.bincount(store.leaf[live], minlength=state.clusters.leaves)
+    return Figures(
+        vectors=store.live,
+        tenants=len(tenants),
+        grants=grants,
+        sharing=grants / max(1, store.live),
+        dimensions=store.vectors.shape[1],
+        metric=store.metric,
+        leaves=state.clusters.leaves,
+        nodes=len(state.clusters.children),
+        largest_leaf=int(sizes.max()),
+        mean_leaf=float(sizes.mean()),
+        drift=_drift(state),
+        dead=store.dead,
+        seq=index.seq,
+        log_bytes=index.log_bytes,
+        bytes=_bytes(state, tenants),
+    )
+
+
+def flat(shown: Figures | TenantFigures) -> list[dict[str, str]]:
+    """Rows of name and value, bytes by part among them."""
+    rows = []
+    for name, value in msgspec.to_builtins(shown).items():
+        parts = {f"{part} bytes": size for part, size in value.items()} if isinstance(value, dict) else {name: value}
+        rows += [
+            {"figure": key, "value": f"{one:,}" if isinstance(one, int) else str(one)} for key, one in parts.items()
+        ]
+    return rows
+
+
+def tenant_figures(index: Index, name: str) -> TenantFigures:
+    """Figures of one tenant; one that sees nothing and one that does not exist are the same."""
+    found = index.state.tenant(name)
+    if found is None:
+        return TenantFigures(name, 0, 0, 0)
+    records = found.tree(index.state.clusters, index.state.store.leaf, index.state.shape.max_shortlist)
+    return TenantFigures(name, len(found), len(records), len(found.tail))
+
+
+def _bytes(state: State, tenants: list[str]) -> dict[str, int]:
+    store, clusters = state.store, state.clusters
+    lists = [state.lists[name] for name in tenants]
+    trees = [one.tree(clusters, store.leaf, state.shape.max_shortlist) for one in lists]
+    parts = {
+        "store": store.used * store.vectors.shape[1] * 4,
+        "codes": _size(store.codes, store.scale, store.bias),
+        "lists": sum(one.slots.nbytes + 8 * len(one.tail) for one in lists) + store.leaf.nbytes,
+        "trees": sum(records.nbytes for records in trees) + _size(clusters.centroids) + 16 * len(clusters.children),
+        "ids": 8 * store.used + sum(len(one) for one in store.ids if isinstance(one, str)) + store.alive.nbytes,
+        "filters": 0,
+    }
+    total = sum(parts.values())
+    return parts | {"overhead": total - parts["store"], "total": total}
+
+
+def _size(*arrays: "np.ndarray[Any, np.dtype[Any]]") -> int:
+    return sum(array.nbytes for array in arrays)
+
+
+def _drift(state: State) -> float:
+    store, tree = state.store, state.clusters
+    live = store.live_slots()
+    if not len(live):
+        return 0.0
+    leaves = np.flatnonzero(tree.children == 0)
+    node = np.empty(tree.leaves, np.int64)
+    node[tree.leaf_start[leaves]] = leaves
+    gap = store.vectors[live] - tree.centroids[node[store.leaf[live]]]
+    return float(np.einsum("nd,nd->n", gap, gap).mean())

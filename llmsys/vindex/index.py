@@ -1,0 +1,261 @@
+"""One durable index of vectors for many tenants: build, open, search, change, compact.
+
+A change is in the log before it counts; it is durable when the method returns, or when the `batch` around it ends.
+Readers see the snapshot and the log as they were when they opened. Knows neither arguments nor printing.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from llmsys.errors import BadInput, UsageFault
+from llmsys.vindex import index_files
+from llmsys.vindex.cluster_tree import TreeShape
+from llmsys.vindex.index_files import Head, PlanRecord
+from llmsys.vindex.intake import Access, check_access, check_ids, check_tenant, present_ids
+from llmsys.vindex.metric import check_metric, prepared
+from llmsys.vindex.operations import Add, Delete, DropTenant, Grant, Operation, Revoke, encode
+from llmsys.vindex.scan import Effort
+from llmsys.vindex.search import Hits, search
+from llmsys.vindex.slot_store import Id
+from llmsys.vindex.state import State, build_state, compacted, retrained
+from llmsys.vindex.wal import Log
+
+__all__ = ["Index"]
+
+
+class Index:
+    """An open index; a context manager. Mode "w" holds the writer's lock until `close`."""
+
+    def __init__(self, path: Path, head: Head, state: State, log: Log | None, lock: int | None, torn: int) -> None:
+        """Use `build` or `open`."""
+        self.path, self.state, self.torn_bytes = path, state, torn
+        self._head, self._log, self._lock = head, log, lock
+        self._batched = False
+
+    @classmethod
+    def build(
+        cls,
+        path: str | Path,
+        vectors: NDArray[Any],
+        ids: Sequence[Id] | NDArray[Any] | None = None,
+        access: Access | None = None,
+        *,
+        metric: str = "cosine",
+        shape: TreeShape | None = None,
+        seed: int = 0,
+        overwrite: bool = False,
+    ) -> "Index":
+        """Write an index of vectors [n, d] and open it for writing.
+
+        Without ids a row's number is its id. `overwrite` replaces an index, and nothing else. Raises BadInput for data
+        that does not fit, FileExistsError where something is in the way.
+        """
+        rows = prepared(vectors, check_metric(metric), "vectors")
+        named = check_ids(ids, len(rows))
+        granted = check_access(access, named)
+        state = build_state(rows, named, granted, metric=metric, shape=shape or TreeShape(), seed=seed)
+        place = Path(path)
+        if overwrite and place.is_dir() and any(place.iterdir()):
+            lock = index_files.lock(place)
+            try:
+                index_files.replace(place, Head("vindex", 1, index_files.read_head(place).generation), state)
+            finally:
+                os.close(lock)
+        else:
+            index_files.create(place, compacted(state))
+        return cls.open(place, mode="w")
+
+    @classmethod
+    def open(cls, path: str | Path, mode: str = "r", *, verify: bool = False) -> "Index":
+        """Open an index for reading ("r") or as its one writer ("w"); `verify` reads every byte against its checksum.
+
+        `torn_bytes` then says how much of an unfinished last record was dropped. Raises BadInput for what is no index,
+        Corrupt, and Locked where another process writes.
+        """
+        place = Path(path)
+        if mode not in ("r", "w"):
+            raise ValueError(f"mode is {mode!r}; expected 'r' or 'w'")
+        if mode == "r":
+            head, state, _, torn = index_files.read_state(place, verify=verify)
+            return cls(place, head, state, None, None, torn)
+        index_files.read_head(place)
+        lock = index_files.lock(place)
+        try:
+            head, state, good, torn = index_files.read_state(place, verify=verify)
+            index_files.remove_strays(place, head)
+            return cls(place, head, state, index_files.open_log(place, head, good), lock, torn)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.state.store.live
+
+    @property
+    def seq(self) -> int:
+        """Number of the last operation."""
+        return self.state.seq
+
+    def summary(self) -> dict[str, int]:
+        """How many vectors, tenants and grants, and the number of the last operation."""
+        state = self.state
+        return {"vectors": len(self), "tenants": len(state.tenants()), "grants": state.grants(), "seq": state.seq}
+
+    @property
+    def plans(self) -> tuple[PlanRecord, ...]:
+        """What `tune` measured."""
+        return self._head.plans
+
+    @property
+    def log_bytes(self) -> int:
+        """Size of the log behind the snapshot."""
+        return (self.path / self._head.log).stat().st_size
+
+    def search(
+        self,
+        queries: NDArray[Any],
+        tenants: str | Sequence[str | None] | None = None,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        recall: float | None = 0.95,
+        effort: Effort | None = None,
+    ) -> Hits:
+        """The k nearest vectors to queries [m, d] that each one's tenant may see, fewer only where it sees fewer.
+
+        `tenants` is one for all queries, one for each, or None for every vector; `where` a predicate over labels (see
+        `where`) within that. `effort` says how far to go; else `recall` takes the plan that `tune` measured for it, and
+        everything is compared where there is none or recall is None. Raises as `search.search` does.
+        """
+        fitting = [] if recall is None else [plan for plan in self.plans if plan.recall >= recall and plan.k >= k]
+        lowest = min((plan.recall for plan in fitting), default=None)
+        plans = [plan for plan in fitting if plan.recall == lowest]
+        return search(self.state, queries, tenants, k=k, where=where, effort=effort, plans=plans)
+
+    def add(
+        self,
+        vectors: NDArray[Any],
+        ids: Sequence[Id] | NDArray[Any],
+        access: Access | None = None,
+        *,
+        upsert: bool = False,
+    ) -> dict[str, int]:
+        """Add vectors [n, d]. An id that is there is an error; with `upsert` it is replaced.
+
+        A replaced one keeps its tenants unless some are given. Returns how many were added and how many replaced.
+        Raises BadInput; then nothing is added.
+        """
+        store = self.state.store
+        rows = prepared(vectors, store.metric, "vectors", store.vectors.shape[1])
+        named = check_ids(ids, len(rows), store.ids[:1])
+        granted = check_access(access, named)
+        old = [row for row, one in enumerate(named) if one in store.slot_of]
+        if old and not upsert:
+            raise BadInput(f"id {named[old[0]]!r}", "is in the index already", "a new id, or --upsert")
+        for row in old:
+            one = named[row]
+            if access is None or (isinstance(access, Mapping) and one not in access):
+                granted[row] = self.state.tenants_of(store.slot_of[one])
+        self._change(Add(named, granted, rows.tobytes()), needed=bool(named))
+        return {"added": len(named) - len(old), "replaced": len(old)}
+
+    def delete(self, ids: Iterable[Id], *, skip_missing: bool = False) -> dict[str, int]:
+        """Delete vectors for everybody. Returns how many, and how many ids were missing. Raises NotFound for those."""
+        there, missing = present_ids(self.state.store, ids, skip_missing=skip_missing)
+        self._change(Delete(there), needed=bool(there))
+        return {"deleted": len(there), "missing": missing}
+
+    def grant(self, ids: Iterable[Id], tenant: str, *, skip_missing: bool = False) -> dict[str, int]:
+        """Let a tenant see vectors. Returns how many were granted, seen already, and not there."""
+        check_tenant(tenant)
+        there, missing = present_ids(self.state.store, ids, skip_missing=skip_missing)
+        new = [one for one in there if not self._sees(tenant, one)]
+        self._change(Grant(new, tenant), needed=bool(new))
+        return {"granted": len(new), "already": len(there) - len(new), "missing": missing}
+
+    def revoke(self, ids: Iterable[Id], tenant: str, *, skip_missing: bool = False) -> dict[str, int]:
+        """Let a tenant see vectors no more. Returns how many were revoked, not seen before, and not there."""
+        there, missing = present_ids(self.state.store, ids, skip_missing=skip_missing)
+        seen = [one for one in there if self._sees(tenant, one)]
+        self._change(Revoke(seen, tenant), needed=bool(seen))
+        return {"revoked": len(seen), "already": len(there) - len(seen), "missing": missing}
+
+    def drop_tenant(self, tenant: str) -> dict[str, int]:
+        """Revoke everything from a tenant; the vectors stay. Returns how many it saw."""
+        found = self.state.tenant(tenant)
+        self._change(DropTenant(tenant), needed=found is not None)
+        return {"revoked": len(found) if found is not None else 0}
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Make the changes of the block durable with one sync at its end, also if it ends with an error."""
+        self._batched = True
+        try:
+            yield
+        finally:
+            self._batched = False
+            self._writable().commit()
+
+    def compact(self, *, retrain: bool = False, seed: int = 0) -> None:
+        """Write a snapshot without dead vectors and start a new log; `retrain` builds the clustering tree anew."""
+        self._writable().close()
+        state = retrained(self.state, seed) if retrain else compacted(self.state)
+        self._head = index_files.replace(self.path, self._head, compacted(state))
+        _, self.state, good, _ = index_files.read_state(self.path, verify=False)
+        self._log = index_files.open_log(self.path, self._head, good)
+
+    def snapshot(self, dest: str | Path) -> None:
+        """Write the index as it is now, without a log, to another directory."""
+        index_files.create(Path(dest), compacted(self.state))
+        if self.plans:
+            head = index_files.read_head(Path(dest))
+            index_files.write_head(Path(dest), Head(head.kind, head.version, head.generation, self.plans))
+
+    def keep_plans(self, plans: Sequence[PlanRecord]) -> None:
+        """Put what `tune` measured into the manifest, in place of what stood there for the same recall and k."""
+        self._writable()
+        asked = {(plan.recall, plan.k) for plan in plans}
+        kept = [plan for plan in self.plans if (plan.recall, plan.k) not in asked]
+        self._head = Head(self._head.kind, self._head.version, self._head.generation, (*kept, *plans))
+        index_files.write_head(self.path, self._head)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._log is not None:
+            self._log.close()
+        if self._lock is not None:
+            os.close(self._lock)
+        self._log = self._lock = None
+
+    def _sees(self, tenant: str, one: Id) -> bool:
+        found = self.state.tenant(tenant)
+        return found is not None and found.holds(self.state.store.slot_of[one], self.state.store.leaf)
+
+    def _writable(self) -> Log:
+        if self._log is None:
+            raise UsageFault(f"{self.path}: open for reading; expected mode 'w'")
+        return self._log
+
+    def _change(self, operation: Operation, *, needed: bool) -> None:
+        """Log and make a change, and sync it unless a batch will. One that changes nothing is not logged."""
+        log = self._writable()
+        if not needed:
+            return
+        log.append(self.seq + 1, *encode(operation))
+        self.state.apply(operation)
+        if not self._batched:
+            log.commit()

@@ -1,0 +1,185 @@
+"""The directory of an index: a head that names one snapshot and its log, the log, and the writer's lock.
+
+Every change of the head is one rename, so a kill leaves the old index or the new one. Knows nothing of searching.
+"""
+
+import fcntl
+import os
+import shutil
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+
+from llmsys.artifacts import decode_record, replace_file, sync_directory
+from llmsys.errors import BadInput
+from llmsys.vindex.faults import Corrupt, Locked
+from llmsys.vindex.operations import decode
+from llmsys.vindex.snapshot import read_snapshot, write_snapshot
+from llmsys.vindex.state import State
+from llmsys.vindex.wal import Log, scan_log
+
+__all__ = [
+    "Head",
+    "PlanRecord",
+    "create",
+    "lock",
+    "open_log",
+    "read_head",
+    "read_state",
+    "remove_strays",
+    "replace",
+    "write_head",
+]
+
+HEAD = "manifest.json"
+LOCK = "lock"
+VERSION = 1
+TRIES = 5
+
+
+class PlanRecord(msgspec.Struct, frozen=True):
+    """What `tune` measured for tenants of `from_size` vectors and more: recall@k and its lower 95 % limit.
+
+    width 0 is the exact scan.
+    """
+
+    recall: float
+    k: int
+    from_size: int
+    width: int
+    patience: int
+    measured: float
+    lower_limit: float
+    queries: int
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What `manifest.json` says: which snapshot and log are the index, and what was measured on it."""
+
+    kind: str
+    version: int
+    generation: int
+    plans: tuple[PlanRecord, ...] = ()
+    checksum: str = ""
+
+    @property
+    def snapshot(self) -> str:
+        """Name of the snapshot's directory."""
+        return f"snap-{self.generation}"
+
+    @property
+    def log(self) -> str:
+        """Name of the log."""
+        return f"wal-{self.generation}.log"
+
+
+def create(path: Path, state: State) -> None:
+    """Write a new index into a directory, which is made unless it is there and empty."""
+    path.mkdir(parents=True, exist_ok=True)
+    if any(path.iterdir()):
+        raise FileExistsError(17, "is there already", str(path))
+    replace(path, Head("vindex", VERSION, 0), state)
+
+
+def replace(path: Path, old: Head, state: State) -> Head:
+    """Make a compacted state the index, under the lock. Plans stay; the old files go once the new head stands."""
+    head = Head("vindex", VERSION, old.generation + 1, old.plans)
+    remove_strays(path, old)
+    write_snapshot(path / head.snapshot, state)
+    (path / head.log).touch()
+    write_head(path, head)
+    remove_strays(path, head)
+    return head
+
+
+def read_head(path: Path) -> Head:
+    """The head of an index. Raises BadInput where there is none, Corrupt where it is damaged."""
+    where = path / HEAD
+    try:
+        text = where.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not path.exists():
+            raise FileNotFoundError(2, "No such file or directory", str(path)) from error
+        raise BadInput(str(path), f"no {HEAD}", "a directory that `vindex build` wrote") from error
+    head = decode_record(text, msgspec.json.Decoder(Head), str(where))
+    if head.kind != "vindex" or head.version != VERSION:
+        raise BadInput(str(where), f"{head.kind!r} version {head.version}", f"'vindex' version {VERSION}")
+    if head.checksum != _checksum(head):
+        raise Corrupt(str(where), "its checksum does not hold", "what llmsys wrote")
+    return head
+
+
+def write_head(path: Path, head: Head) -> None:
+    """Put the head in place by rename."""
+    sealed = msgspec.structs.replace(head, checksum=_checksum(head))
+    with replace_file(path / HEAD) as stream:
+        stream.write(msgspec.json.format(msgspec.json.encode(sealed), indent=2) + b"\n")
+    sync_directory(path)
+
+
+def read_state(path: Path, *, verify: bool) -> tuple[Head, State, int, int]:
+    """Head, state after the log, good bytes of the log, torn bytes behind them.
+
+    A writer may replace the files between two of our looks: then we look again. Raises BadInput and Corrupt.
+    """
+    for last in range(TRIES - 1, -1, -1):
+        head = read_head(path)
+        try:
+            state = read_snapshot(path / head.snapshot, verify=verify)
+            scan = scan_log(path / head.log, state.seq)
+        except (FileNotFoundError, BadInput) as error:
+            if last and read_head(path) != head:
+                continue
+            if isinstance(error, FileNotFoundError):
+                raise Corrupt(str(error.filename), "missing", "what the manifest names") from error
+            raise
+        for record in scan.records:
+            _replay(state, record.kind, record.payload, f"{path / head.log}: offset {record.offset}")
+        return head, state, scan.good_bytes, scan.torn_bytes
+    raise Corrupt(str(path), "it changes faster than it can be read", "fewer compactions a second")
+
+
+def lock(path: Path) -> int:
+    """Take the writer's lock, a file that names its owner; a dead owner's lock is free. Raises Locked."""
+    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise Locked(f"{path}: process {owner or 'unknown'} is writing", "wait until it has ended") from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+    return descriptor
+
+
+def remove_strays(path: Path, head: Head) -> None:
+    """Remove snapshots, logs and unfinished files that the head does not name; the caller holds the lock."""
+    for entry in path.iterdir():
+        named = entry.name in (HEAD, LOCK, head.snapshot, head.log)
+        if named or not entry.name.lstrip(".").startswith(("snap-", "wal-", HEAD)):
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            with suppress(FileNotFoundError):
+                entry.unlink()
+
+
+def open_log(path: Path, head: Head, size: int) -> Log:
+    """The log of an index, ready for records behind its good bytes."""
+    return Log(path / head.log, size)
+
+
+def _replay(state: State, kind: int, payload: bytes, where: str) -> None:
+    try:
+        state.apply(decode(kind, payload, where))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise Corrupt(where, "an operation that does not fit what came before", "what llmsys wrote") from error
+
+
+def _checksum(head: Head) -> str:
+    bare = msgspec.structs.replace(head, checksum="")
+    return blake2b(msgspec.json.encode(bare), digest_size=16).hexdigest()

@@ -1,0 +1,145 @@
+"""The whole content of an index in memory, and what each operation does to it.
+
+The same `apply` serves a writer and the recovery from the log, so both end in the same state. Knows no files.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmsys.vindex.arrays import F32, I32
+from llmsys.vindex.cluster_tree import ClusterTree, TreeShape, build_tree
+from llmsys.vindex.operations import Add, Delete, DropTenant, Grant, Operation, Revoke
+from llmsys.vindex.slot_store import Id, SlotStore
+from llmsys.vindex.tenant_list import TenantList
+from llmsys.vindex.tenant_tree import sort_keys
+
+__all__ = ["State", "build_state", "compacted", "retrained"]
+
+
+@dataclass(slots=True, eq=False)
+class State:
+    """Clustering tree, vectors, and the list of every tenant; `seq` is the number of the last operation."""
+
+    shape: TreeShape
+    clusters: ClusterTree
+    store: SlotStore
+    lists: dict[str, TenantList]
+    seq: int = 0
+
+    def tenant(self, name: str) -> TenantList | None:
+        """The list of a tenant, without deleted vectors; None if it has none."""
+        found = self.lists.get(name)
+        if found is not None:
+            found.purge(self.store.alive, self.store.dead)
+            if not len(found):
+                del self.lists[name]
+                return None
+        return found
+
+    def tenants(self) -> list[str]:
+        """The names of all tenants that see a vector, sorted."""
+        return sorted(name for name in list(self.lists) if self.tenant(name) is not None)
+
+    def grants(self) -> int:
+        """Number of (vector, tenant) pairs."""
+        return sum(len(self.lists[name]) for name in self.tenants())
+
+    def tenants_of(self, slot: int) -> list[str]:
+        """Who may see a slot, sorted; asks every tenant."""
+        return [name for name in self.tenants() if self.lists[name].holds(slot, self.store.leaf)]
+
+    def access(self) -> list[list[str]]:
+        """Who may see each slot, sorted by name; empty for dead slots."""
+        found: list[list[str]] = [[] for _ in range(self.store.used)]
+        for name in self.tenants():
+            for slot in self.lists[name].members().tolist():
+                found[slot].append(name)
+        return found
+
+    def view(self, slots: I32) -> TenantList:
+        """A list of any live slots, as a tenant would have it."""
+        return TenantList(slots[np.argsort(sort_keys(self.store.leaf, slots))])
+
+    def apply(self, operation: Operation) -> None:
+        """Make a change that was checked: ids exist where they must, dimensions fit."""
+        match operation:
+            case Add():
+                self._add(operation)
+            case Delete():
+                self.store.delete([self.store.slot_of[one] for one in operation.ids])
+            case Grant():
+                self._grant(operation.tenant, [self.store.slot_of[one] for one in operation.ids])
+            case Revoke():
+                self._revoke(operation)
+            case DropTenant():
+                self.lists.pop(operation.tenant, None)
+        self.seq += 1
+
+    def _add(self, operation: Add) -> None:
+        slot_of = self.store.slot_of
+        self.store.delete([slot_of[one] for one in operation.ids if one in slot_of])
+        slots = self.store.append(self.clusters, operation.ids, operation.vectors)
+        for name, granted in _by_tenant(slots.tolist(), operation.tenants).items():
+            self._grant(name, granted)
+
+    def _grant(self, name: str, slots: Sequence[int]) -> None:
+        found = self.tenant(name)
+        if found is None:
+            found = self.lists[name] = TenantList()
+            found.purged = self.store.dead
+        new = [slot for slot in slots if not found.holds(slot, self.store.leaf)]
+        found.add(np.array(new, np.int32), self.store.leaf)
+
+    def _revoke(self, operation: Revoke) -> None:
+        found = self.tenant(operation.tenant)
+        for one in operation.ids:
+            slot = self.store.slot_of[one]
+            if found is not None and found.holds(slot, self.store.leaf):
+                found.remove(slot, self.store.leaf)
+        self.tenant(operation.tenant)
+
+
+def build_state(
+    vectors: F32, ids: Sequence[Id], access: Sequence[Iterable[str]], *, metric: str, shape: TreeShape, seed: int
+) -> State:
+    """A state of vectors [n, d], checked and prepared, in which slots stand in the order of the tree's leaves."""
+    clusters, leaf = build_tree(vectors, shape, seed)
+    order = np.argsort(leaf, kind="stable")
+    store = SlotStore.of(vectors[order], leaf[order], [ids[row] for row in order], metric)
+    granted = _by_tenant(range(len(order)), [access[row] for row in order])
+    lists = {name: TenantList(np.array(slots, np.int32)) for name, slots in sorted(granted.items())}
+    return State(shape, clusters, store, lists)
+
+
+def _by_tenant(slots: Iterable[int], tenants: Sequence[Iterable[str]]) -> dict[str, list[int]]:
+    """The slots of each tenant, ascending; a tenant named twice for a slot counts once."""
+    found: dict[str, list[int]] = {}
+    for slot, names in zip(slots, tenants, strict=True):
+        for name in dict.fromkeys(names):
+            found.setdefault(name, []).append(slot)
+    return found
+
+
+def compacted(state: State) -> State:
+    """The same content without dead slots and tails, in the order of the leaves of the same tree."""
+    live = state.store.live_slots()
+    order = live[np.argsort(sort_keys(state.store.leaf, live))]
+    place = np.full(state.store.used, -1, np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    ids = [state.store.ids[slot] for slot in order.tolist()]
+    store = SlotStore.of(state.store.vectors[order], state.store.leaf[order], ids, state.store.metric)
+    lists = {name: TenantList(np.sort(place[state.lists[name].members()])) for name in state.tenants()}
+    return State(state.shape, state.clusters, store, lists, state.seq)
+
+
+def retrained(state: State, seed: int) -> State:
+    """The same content under a clustering tree built from the vectors of today."""
+    live, access = state.store.live_slots(), state.access()
+    ids = [state.store.ids[slot] for slot in live.tolist()]
+    granted = [access[slot] for slot in live.tolist()]
+    vectors, metric = state.store.vectors[live], state.store.metric
+    fresh = build_state(vectors, ids, granted, metric=metric, shape=state.shape, seed=seed)
+    fresh.seq = state.seq
+    return fresh

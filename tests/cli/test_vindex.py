@@ -1,0 +1,274 @@
+"""`llmsys vindex` as a user runs it, on real docstring vectors with real labels."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import Shell
+from tests.vindex.conftest import brute_force
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "vindex"
+DOCS, QUERIES, ACCESS = (str(FIXTURES / name) for name in ("docs.npy", "queries.npy", "access.jsonl"))
+
+
+def records(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    shell = Shell(tmp_path_factory.mktemp("original"))
+    run = shell.run("vindex", "build", "idx", "--vectors", DOCS, "--access", ACCESS, "--max-leaf", "32")
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["vectors"] == 400
+    return shell.directory / "idx"
+
+
+@pytest.fixture
+def indexed(shell, original):
+    """A shell in whose directory an index of the shipped docstrings stands, as `idx`."""
+    shutil.copytree(original, shell.directory / "idx")
+    return shell
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return {record["id"]: record["tenants"] for record in records(Path(ACCESS).read_text())}
+
+
+def test_a_search_finds_what_brute_force_finds_for_each_tenant(indexed, labels):
+    vectors, queries = np.load(DOCS), np.load(QUERIES)
+    tenants = ["vis:private" if number % 2 else "kind:method" for number in range(len(queries))]
+    (indexed.directory / "tenants.json").write_text(json.dumps(tenants))
+
+    run = indexed.run("vindex", "search", "idx", "--queries", QUERIES, "--tenants", "tenants.json", "--exact")
+
+    hits = records(run.stdout)
+    assert [hit["query"] for hit in hits] == list(range(len(queries)))
+    for hit, query, tenant in zip(hits, queries, tenants, strict=True):
+        seen = [one for one, names in labels.items() if tenant in names]
+        right = brute_force(vectors[seen], seen, query, 10, "cosine")
+        assert hit["ids"] == right[0]
+        assert hit["distances"] == pytest.approx(right[1], abs=1e-5)
+
+
+def test_a_query_line_is_answered_before_the_next_is_read(indexed):
+    command = [sys.executable, "-m", "llmsys", "vindex", "search", "idx", "-k", "2", "--exact"]
+    process = subprocess.Popen(
+        command, cwd=indexed.directory, env=indexed.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    for name in ("first", "second"):
+        line = json.dumps({"id": name, "vector": np.load(QUERIES)[0].astype(float).tolist(), "tenant": "vis:public"})
+        process.stdin.write(line.encode() + b"\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["query"] == name
+    process.stdin.close()
+
+    assert process.wait(timeout=60) == 0
+
+
+def test_a_predicate_and_an_effort_stay_within_the_tenant(indexed, labels):
+    run = indexed.run(
+        *("vindex", "search", "idx", "--queries", QUERIES, "--tenant", "vis:public", "--effort", "3"),
+        *("--where", "kind:method OR kind:class", "--explain"),
+    )
+
+    for hit in records(run.stdout):
+        assert len(hit["ids"]) == 10
+        assert hit["scanned"] > 0
+        for one in hit["ids"]:
+            assert "vis:public" in labels[one]
+            assert {"kind:method", "kind:class"} & set(labels[one])
+
+
+def test_a_search_without_a_plan_says_so_and_a_tuned_one_does_not(indexed):
+    before = indexed.run("vindex", "search", "idx", "--queries", QUERIES, "--tenant", "vis:public")
+    tuned = indexed.run("vindex", "tune", "idx", "--sample", "300", "--recall", "0.9", "--json")
+    after = indexed.run("vindex", "search", "idx", "--queries", QUERIES, "--tenant", "vis:public", "--recall", "0.9")
+
+    assert "searching exactly" in before.stderr
+    assert after.stderr == ""
+    plans = json.loads(tuned.stdout)
+    assert plans
+    assert all(plan["lower_limit"] >= 0.9 and plan["queries"] == 300 for plan in plans)
+    pairs = list(zip(records(before.stdout), records(after.stdout), strict=True))
+    assert np.mean([np.isin(right["ids"], found["ids"]).mean() for right, found in pairs]) >= 0.9
+
+
+def test_every_change_verb_says_what_it_changed(indexed):
+    line = {"id": 1000, "vector": [1.0] * 384, "tenants": ["acme"]}
+    (indexed.directory / "new.jsonl").write_text(json.dumps(line) + "\n")
+    (indexed.directory / "ids").write_text("3\n4\n1000\n")
+    changed = [
+        json.loads(indexed.pipeline(command).stdout)
+        for command in (
+            "llmsys vindex add idx new.jsonl",
+            "llmsys vindex add idx new.jsonl --upsert",
+            "llmsys vindex grant idx --tenant acme - < ids",
+            "llmsys vindex revoke idx --tenant acme 3 5",
+            "llmsys vindex delete idx 4 77777 --on-error skip",
+            "llmsys vindex drop-tenant idx acme",
+        )
+    ]
+
+    assert changed == [
+        {"added": 1, "replaced": 0},
+        {"added": 0, "replaced": 1},
+        {"granted": 2, "already": 1, "missing": 0},
+        {"revoked": 1, "already": 1, "missing": 0},
+        {"deleted": 1, "missing": 1},
+        {"revoked": 1},
+    ]
+    stats = json.loads(indexed.run("vindex", "stats", "idx", "--json").stdout)
+    assert (stats["vectors"], stats["seq"]) == (400, 6)
+    assert stats["bytes"]["total"] == stats["bytes"]["store"] + stats["bytes"]["overhead"]
+
+
+def test_apply_acknowledges_in_order_and_the_changes_last(indexed):
+    lines = [
+        {"op": "add", "id": 500, "vector": [0.5] * 384, "tenants": ["acme"], "ref": "a"},
+        {"op": "grant", "ids": [1, 2], "tenant": "acme", "ref": 7},
+        {"op": "revoke", "id": 2, "tenant": "acme"},
+        {"op": "delete", "id": 1},
+        {"op": "drop_tenant", "tenant": "vis:private"},
+    ]
+    (indexed.directory / "changes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    run = indexed.run("vindex", "apply", "idx", "changes.jsonl")
+
+    assert records(run.stdout) == [{"seq": 1, "ref": "a"}, {"seq": 2, "ref": 7}, {"seq": 3}, {"seq": 4}, {"seq": 5}]
+    kept = records(indexed.run("vindex", "export", "idx", "--tenant", "acme").stdout)
+    assert [(record["id"], record["tenants"]) for record in kept] == [(500, ["acme"])]
+    assert json.loads(indexed.run("vindex", "stats", "idx", "--tenant", "vis:private").stdout)["vectors"] == 0
+
+
+def test_apply_stops_at_a_bad_line_after_acknowledging_the_good_ones(indexed):
+    good = '{"op":"grant","id":1,"tenant":"acme"}\n'
+    (indexed.directory / "bad.jsonl").write_text(good + '{"op":"grant","id":9999,"tenant":"acme"}\n' + good)
+
+    stopped = indexed.run("vindex", "apply", "idx", "bad.jsonl")
+    skipped = indexed.run("vindex", "apply", "idx", "bad.jsonl", "--on-error", "skip")
+
+    assert (stopped.returncode, skipped.returncode) == (65, 0)
+    assert "bad.jsonl:2: id 9999 not in the index" in stopped.stderr
+    assert records(stopped.stdout) == [{"seq": 1}]
+    assert len(records(skipped.stdout)) == 2
+
+
+def test_compact_and_snapshot_change_nothing_that_is_exported(indexed):
+    indexed.run("vindex", "delete", "idx", "10", "11")
+    indexed.run("vindex", "grant", "idx", "--tenant", "acme", "12", "13")
+    before = indexed.run("vindex", "export", "idx").stdout
+
+    runs = [
+        indexed.run("vindex", *verb)
+        for verb in (("snapshot", "idx", "copy"), ("compact", "idx"), ("compact", "idx", "--retrain"))
+    ]
+
+    assert [run.returncode for run in runs] == [0, 0, 0], runs[-1].stderr
+    assert len(records(before)) == 398
+    assert indexed.run("vindex", "export", "idx").stdout == before
+    assert indexed.run("vindex", "export", "copy").stdout == before
+    assert json.loads(indexed.run("vindex", "stats", "idx").stdout)["log_bytes"] == 0
+
+
+def test_an_export_under_a_tenant_names_no_other_and_reads_back(indexed, labels):
+    run = indexed.run("vindex", "export", "idx", "--tenant", "kind:class", "--to", "npy", "-o", "out")
+    lines = indexed.run("vindex", "export", "idx", "--tenant", "kind:class", "-o", "out.jsonl")
+    again = indexed.run("vindex", "build", "again", "--vectors", "out.jsonl")
+
+    seen = [one for one, names in labels.items() if "kind:class" in names]
+    assert (run.returncode, lines.returncode) == (0, 0)
+    assert np.load(indexed.directory / "out" / "ids.npy").tolist() == seen
+    assert {
+        name for record in records((indexed.directory / "out.jsonl").read_text()) for name in record["tenants"]
+    } == {"kind:class"}
+    assert json.loads(again.stdout) == {"vectors": len(seen), "tenants": 1, "grants": len(seen), "seq": 0}
+
+
+def test_not_found_and_not_yours_are_one_message(indexed, labels):
+    other = next(one for one, names in labels.items() if "kind:class" not in names)
+    (indexed.directory / "other").write_text(f"{other}\n")
+    (indexed.directory / "none").write_text("99999\n")
+
+    runs = [
+        indexed.run("vindex", "export", "idx", "--tenant", "kind:class", "--ids", name) for name in ("other", "none")
+    ]
+
+    assert [run.returncode for run in runs] == [65, 65]
+    assert runs[0].stderr.replace(str(other), "ID") == runs[1].stderr.replace("99999", "ID")
+
+
+def test_check_names_a_flipped_bit(indexed):
+    path = indexed.directory / "idx" / "snap-1" / "vectors.npy"
+    assert indexed.run("vindex", "check", "idx", "--deep").returncode == 0
+    damaged = bytearray(path.read_bytes())
+    damaged[4000] ^= 4
+    path.write_bytes(damaged)
+
+    run = indexed.run("vindex", "check", "idx")
+
+    assert run.returncode == 65
+    assert "vectors.npy: checksum" in run.stderr
+
+
+def test_a_second_writer_is_told_who_writes(indexed):
+    command = [sys.executable, "-m", "llmsys", "vindex", "apply", "idx", "-"]
+    first = subprocess.Popen(
+        command, cwd=indexed.directory, env=indexed.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    first.stdin.write(b'{"op":"grant","id":1,"tenant":"acme"}\n')
+    first.stdin.flush()
+    first.stdout.readline()
+
+    second = indexed.run("vindex", "delete", "idx", "1")
+    reader = indexed.run("vindex", "stats", "idx", "--tenant", "acme")
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=60)
+    third = indexed.run("vindex", "delete", "idx", "1")
+
+    assert (second.returncode, third.returncode) == (69, 0)
+    assert f"process {first.pid} is writing" in second.stderr
+    assert json.loads(reader.stdout)["vectors"] == 1
+
+
+def test_a_closed_pipe_ends_a_search_quietly(indexed):
+    run = indexed.pipeline("llmsys vindex export idx | head -1")
+
+    assert (run.returncode, run.stderr, len(run.stdout.splitlines())) == (0, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (("build", "idx", "--vectors", DOCS), 1, "already"),
+        (("build", "new", "--vectors", DOCS, "--metric", "dot"), 2, "l2, ip, cosine"),
+        (("build", "new", "--vectors", "none.npy"), 1, "none.npy"),
+        (("build", "new", "--vectors", DOCS, "--ids", QUERIES), 65, "integers"),
+        (("add", "idx", DOCS), 65, "--ids"),
+        (("search", "idx", "--queries", QUERIES), 65, "--tenant, or --all"),
+        (("search", "idx", "--queries", QUERIES, "--tenant", "a", "--all"), 2, "contradict"),
+        (("search", "idx", "--queries", QUERIES, "--all", "--exact", "--effort", "1"), 2, "contradict"),
+        (("search", "idx", "--queries", QUERIES, "--all", "--where", "a b"), 2, "'b' at 2"),
+        (("search", "nowhere", "--queries", QUERIES, "--all"), 1, "nowhere"),
+        (("search", str(FIXTURES), "--queries", QUERIES, "--all"), 65, "vindex build"),
+        (("grant", "idx", "--tenant", "a", "x7"), 65, "integers"),
+        (("grant", "idx", "--tenant", "a\tb", "7"), 65, "control characters"),
+        (("delete", "idx", "4711"), 65, "not in the index"),
+        (("export", "idx", "--to", "npy"), 2, "directory"),
+        (("tune", "idx", "--recall", "1"), 2, "recall < 1"),
+        (("snapshot", "idx", "idx"), 1, "already"),
+    ],
+)
+def test_wrong_use_is_one_line_that_says_what_would_be_right(indexed, arguments, code, named):
+    run = indexed.run("vindex", *arguments)
+
+    assert run.returncode == code, run.stderr
+    assert named in run.stderr
+    assert [line for line in run.stderr.splitlines() if "error:" in line] == run.stderr.splitlines()[-1:]
