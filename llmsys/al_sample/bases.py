@@ -77,6 +77,8 @@ class BasisSpec(msgspec.Struct, frozen=True):
         if self.kind in RANGED:
             span = np.subtract(self.high, self.low)
             x = (x - np.asarray(self.low)) / np.where(span > 0, span, 1.0)
+        if self.kind in ("legendre", "chebyshev"):
+            x = 2 * x - 1
         if self.kind in PRODUCTS:
             return _products(x, self.degree, PRODUCTS[self.kind])
         if self.kind == "fourier":

@@ -1,7 +1,8 @@
 """ℓ_p Lewis weights of a pool (Lewis 1978; Cohen & Peng, STOC 2015): leverage for losses that are not squares.
 
 w_i = (a_i*(A*W^{1−2/p}A)^{-1}a_i)^{p/2}, the same as the leverage of the rows a_i·w_i^{1/2−1/p}; the iteration
-contracts for p < 4. Every iteration is two passes over the pool. Knows no selection rule.
+contracts for p < 4, and faster where steps in log w are shortened for p > 2. Every iteration is two passes over the
+pool. Knows no selection rule.
 """
 
 import numpy as np
@@ -27,8 +28,9 @@ def lewis_weights(design: Design, p: float) -> Floats:
     if not 1 <= p < 4:
         raise UsageFault(f"--method lewis:{p:g}; expected p of at least 1 and below 4")
     weights = np.ones(len(design))
+    step = 1.0 if p <= 2 else 1 / (0.5 + p / 4)
     for _ in range(MAX_ROUNDS):
-        fresh = _applied(design, p, weights)
+        fresh = weights ** (1 - step) * _applied(design, p, weights) ** step
         change = float(np.max(np.abs(fresh - weights) / np.maximum(fresh, 1e-300), initial=0.0))
         weights = fresh
         if change < TOLERANCE:

@@ -39,7 +39,7 @@ def marginals(scores: Floats, k: int) -> Floats:
     certain = int(free[0]) if free.size else k
     p = np.ones(len(scores))
     if certain < k:
-        p[order[certain:]] = np.minimum(1.0, ranked[certain:] * ((k - certain) / rest[certain]))
+        p[order[certain:]] = np.minimum(1.0, ranked[certain:] / rest[certain] * (k - certain))
     else:
         p[order[k:]] = 0.0
     return p

@@ -3,6 +3,7 @@
 Binary files are memory-mapped and read in blocks; JSON Lines and `.npz` lie in memory. Knows no basis and no label.
 """
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -20,6 +21,10 @@ from llmsys.errors import BadInput
 __all__ = ["Pool", "open_pool", "pool_of", "read_column"]
 
 CHECKSUM_ROWS = 64
+ZIP_FAULTS = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(KeyError, ValueError, RuntimeError, NotImplementedError),
+)
 
 Id = int | str
 
@@ -116,16 +121,21 @@ def _npz_entry(source: str) -> NDArray[Any]:
     """The array KEY of FILE.npz:KEY; the only one where no key is given."""
     head, ending, key = source.rpartition(".npz")
     path = Path(head + ending)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-            chosen = key.removeprefix(":") or (names[0] if len(names) == 1 else "")
-            if chosen not in names:
-                known = ", ".join(sorted(names)[:20]) or "none"
-                raise BadInput(str(path), f"no array {chosen!r}", f"{path}:KEY with one of {known}")
-            with archive.open(f"{chosen}.npy") as stream:
-                return next(read_npy_stream(cast(BinaryIO, stream), source))
-    except (zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
-        raise BadInput(str(path), f"no .npz archive ({error})", "what numpy.savez writes") from error
-    except StopIteration as error:
-        raise BadInput(source, "an empty entry", "an array") from error
+    with path.open("rb") as stream:
+        try:
+            return _archived(stream, path, key.removeprefix(":"), source)
+        except ZIP_FAULTS as error:
+            raise BadInput(str(path), f"no .npz archive ({error})", "what numpy.savez writes") from error
+
+
+def _archived(stream: BinaryIO, path: Path, key: str, source: str) -> NDArray[Any]:
+    with zipfile.ZipFile(stream) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        chosen = key or (names[0] if len(names) == 1 else "")
+        if chosen not in names:
+            known = ", ".join(sorted(names)[:20]) or "none"
+            raise BadInput(str(path), f"no array {chosen!r}", f"{path}:KEY with one of {known}")
+        with archive.open(f"{chosen}.npy") as entry:
+            for array in read_npy_stream(cast(BinaryIO, entry), source):
+                return array
+    raise BadInput(source, "an empty entry", "an array")
