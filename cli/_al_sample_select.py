@@ -22,7 +22,7 @@ def select(  # noqa: PLR0913
     *,
     k: Annotated[int | None, typer.Option("-k", "--labels", min=1, help="Points to choose.")] = None,
     eps: Annotated[
-        float | None, typer.Option("--eps", min=1e-6, help="In place of -k: relative excess error; k = 3·rank/eps.")
+        float | None, typer.Option("--eps", min=1e-6, help="In place of -k: relative excess error; k = 3 rank/eps.")
     ] = None,
     method: Annotated[
         str, typer.Option("--method", help="pivotal, leverage, bss, lewis:P, ridge:LAMBDA or uniform.")

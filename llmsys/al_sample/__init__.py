@@ -17,9 +17,12 @@ from llmsys.al_sample.frames import (
     score_points,
     triangular_factor,
 )
+from llmsys.al_sample.journal import Journal, RunKey
 from llmsys.al_sample.lewis import lewis_residual, lewis_weights
+from llmsys.al_sample.loop import ActiveLoop, Goal, Progress, parse_until
 from llmsys.al_sample.model import Fit, Model, Prediction, fit_labels, open_model, predict, write_model
 from llmsys.al_sample.nearness import NEARLY, Nearness, measure_nearness, nearness_of_gram
+from llmsys.al_sample.oracle import Answer, Oracle
 from llmsys.al_sample.pivotal import bernoulli, marginals, pivotal, settle, tree_order
 from llmsys.al_sample.pools import Pool, open_pool, pool_of, read_column
 from llmsys.al_sample.records import (
@@ -31,7 +34,7 @@ from llmsys.al_sample.records import (
     read_selection,
     selection_lines,
 )
-from llmsys.al_sample.runs import FitSummary, SelectionSummary, run_fit, run_selection, save_fit
+from llmsys.al_sample.runs import FitSummary, SelectionSummary, run_fit, run_loop, run_selection, save_fit
 from llmsys.al_sample.selection import METHODS, Method, Selection, parse_method, select
 from llmsys.al_sample.session import (
     LEVERAGE_ENOUGH,
@@ -50,6 +53,8 @@ __all__ = [
     "MAX_COLUMNS",
     "METHODS",
     "NEARLY",
+    "ActiveLoop",
+    "Answer",
     "Basis",
     "BasisReport",
     "BasisSpec",
@@ -61,16 +66,21 @@ __all__ = [
     "Fit",
     "FitSummary",
     "Frame",
+    "Goal",
+    "Journal",
     "LabelLine",
     "Labels",
     "Loss",
     "Method",
     "Model",
     "Nearness",
+    "Oracle",
     "OracleDied",
     "Pool",
     "Prediction",
+    "Progress",
     "RankDeficient",
+    "RunKey",
     "Scores",
     "Selection",
     "SelectionLine",
@@ -102,6 +112,7 @@ __all__ = [
     "open_pool",
     "parse_loss",
     "parse_method",
+    "parse_until",
     "pivotal",
     "pool_of",
     "predict",
@@ -114,6 +125,7 @@ __all__ = [
     "ridge_frame",
     "run_bss",
     "run_fit",
+    "run_loop",
     "run_selection",
     "sampled_eigenvalues",
     "save_fit",

@@ -3,6 +3,7 @@
 Knows no stream and no terminal.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +13,17 @@ from numpy.typing import NDArray
 from llmsys.al_sample.certificate import sampled_eigenvalues
 from llmsys.al_sample.design import Design
 from llmsys.al_sample.frames import frame_of, score_points
+from llmsys.al_sample.journal import Journal, RunKey
+from llmsys.al_sample.loop import ActiveLoop, Goal, Progress, parse_until
 from llmsys.al_sample.model import Fit, fit_labels, write_model
+from llmsys.al_sample.oracle import Answer, Oracle
 from llmsys.al_sample.records import Labels
 from llmsys.al_sample.selection import Selection, select
 from llmsys.al_sample.session import LEVERAGE_ENOUGH, budget_of_eps, choose_frame, column_names
 from llmsys.artifacts import write_npy
 from llmsys.errors import UsageFault
 
-__all__ = ["FitSummary", "SelectionSummary", "run_fit", "run_selection", "save_fit"]
+__all__ = ["FitSummary", "SelectionSummary", "run_fit", "run_loop", "run_selection", "save_fit"]
 
 Floats = NDArray[np.float64]
 
@@ -151,3 +155,40 @@ def save_fit(found: Fit, model: Path | None, coefficients: Path | None) -> None:
     if coefficients is not None:
         values = found.model.coefficients
         write_npy(coefficients, values[:, 0] if values.shape[1] == 1 else values)
+
+
+def run_loop(
+    design: Design,
+    command: str,
+    state: Path,
+    *,
+    basis: str,
+    k: int | None = None,
+    until: str | None = None,
+    max_labels: int = 2000,
+    batch: int = 0,
+    seed: int = 0,
+    timeout_s: float = 600.0,
+    on_round: Callable[[Progress], None] | None = None,
+) -> tuple[Fit, Progress]:
+    """Label by `command` until `k` labels, or until the excess; answers are kept in `state` as they come.
+
+    Raises UsageFault unless exactly one of k and until is given, OracleDied, and BadInput for another run's journal.
+    """
+    if (k is None) == (until is None):
+        raise UsageFault("-k and --until: expected exactly one of them")
+    goal = Goal(max_labels if k is None else k, None if until is None else parse_until(until))
+    loop = ActiveLoop(design, goal, batch, seed)
+    intercept = bool(getattr(design.basis, "intercept", False))
+    journal = Journal(state, RunKey(design.pool.checksum(), basis, intercept, seed, batch))
+    try:
+        with Oracle(command, design.pool, timeout_s=timeout_s) as oracle:
+
+            def ask(rows: Sequence[int]) -> Iterator[Answer]:
+                for answer in oracle.ask(rows):
+                    journal.record(answer)
+                    yield answer
+
+            return loop.run(ask, dict(journal.answers), on_round)
+    finally:
+        journal.close()

@@ -221,3 +221,74 @@ def test_a_basis_file_is_run_only_when_it_is_named(shell):
     select(shell, "-k", "20", "--basis", "mine.py:f")
 
     assert (before, (shell.directory / "ran").exists()) == (False, True)
+
+
+ORACLE = """import json, sys
+targets = [int(line) for line in open(sys.argv[1])]
+for line in sys.stdin:
+    index = json.loads(line)["index"]
+    with open("asked", "a") as log:
+        log.write(f"{index}\\n")
+    print(json.dumps({"index": index, "y": targets[index]}), flush=True)
+"""
+
+
+def oracle(shell):
+    (shell.directory / "oracle.py").write_text(ORACLE)
+    return f"python oracle.py '{FIXTURES / 'diabetes-targets.txt'}'"
+
+
+def test_run_asks_a_labeller_until_the_excess_is_small(shell):
+    run = shell.run("al-sample", "run", POOL, "--oracle", oracle(shell), "--until", "excess:0.3", "--state", "s",
+                    "--out", "m.safetensors")  # fmt: skip
+    found = json.loads(run.stdout)
+    asked = (shell.directory / "asked").read_text().split()
+
+    assert run.returncode == 0
+    assert found["reached"]
+    assert found["excess_high"] <= 0.3
+    assert found["labels"] == len(asked) == len(set(asked)) < 442
+    assert (shell.directory / "m.safetensors").exists()
+
+
+def test_a_run_that_was_killed_goes_on_and_asks_nothing_twice(shell):
+    """The oracle kills the run that started it after 20 answers; the same command then finishes."""
+    command = oracle(shell)
+    text = (shell.directory / "oracle.py").read_text()
+    killing = text.replace(
+        "    print", "    import os\n    if sum(1 for _ in open('asked')) == 21: os.kill(PID, 9)\n    print"
+    )
+    args = ("al-sample", "run", POOL, "-k", "50", "--state", "s", "--json", "--oracle", command)
+    (shell.directory / "oracle.py").write_text(killing.replace("PID", "int(open('pid').read())"))
+    first = shell.pipeline(
+        f"echo $$ > pid; exec llmsys al-sample run '{POOL}' -k 50 --state s --json --oracle \"{command}\""
+    )
+    kept = (shell.directory / "s" / "journal.jsonl").read_text().splitlines()[1:]
+    (shell.directory / "oracle.py").write_text(text)
+    (shell.directory / "asked").unlink()
+    second = shell.run(*args)
+    asked = {int(line) for line in (shell.directory / "asked").read_text().split()}
+
+    assert first.returncode != 0
+    assert second.returncode == 0
+    assert json.loads(second.stdout)["labels"] == 50
+    assert len(kept) > 0
+    assert not asked & {json.loads(line)["index"] for line in kept}
+    assert len(asked) + len(kept) == 50
+
+
+def test_a_dying_labeller_ends_the_run_with_its_last_words(shell, one_line):
+    run = shell.run("al-sample", "run", POOL, "-k", "50", "--state", "s", "--oracle", "echo no ink >&2; exit 4")
+
+    assert run.returncode == 1
+    assert "code 4" in one_line(run.stderr)
+    assert "no ink" in run.stderr
+    assert (shell.directory / "s" / "journal.jsonl").exists()
+
+
+def test_an_excess_that_is_never_reached_is_a_failure(shell):
+    run = shell.run("al-sample", "run", POOL, "--oracle", oracle(shell), "--until", "excess:0.0001", "--state", "s",
+                    "--max-labels", "30")  # fmt: skip
+
+    assert run.returncode == 1
+    assert json.loads(run.stdout)["labels"] == 30
