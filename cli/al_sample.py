@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llmsys.cli import _al_sample_fit, _al_sample_run, _al_sample_select
+from llmsys.cli import _al_sample_bench, _al_sample_fit, _al_sample_run, _al_sample_select
 from llmsys.cli._al_sample_options import Basis, Intercept, Pool, Weights
 from llmsys.cli._options import Json, Quiet, Seed
 from llmsys.cli._render import note, report
@@ -74,3 +74,4 @@ def show_basis(
 app.command()(_al_sample_fit.fit)
 app.command()(_al_sample_fit.predict)
 app.command()(_al_sample_run.run)
+app.command()(_al_sample_bench.bench)

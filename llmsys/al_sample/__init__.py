@@ -1,6 +1,7 @@
 """Which points to label, with which weights, and the fit: active learning with a nearly orthogonal basis."""
 
 from llmsys.al_sample.bases import MAX_COLUMNS, Basis, BasisSpec, resolve_basis
+from llmsys.al_sample.bench import BenchResult, BenchRow, LabelsToTarget, compare_methods, labels_to_target, run_bench
 from llmsys.al_sample.bss import BSS, Draws, gamma_of_budget, gamma_of_eps, run_bss
 from llmsys.al_sample.certificate import Certificate, certify, certify_lines, sampled_eigenvalues
 from llmsys.al_sample.design import Design, design_of
@@ -58,6 +59,8 @@ __all__ = [
     "Basis",
     "BasisReport",
     "BasisSpec",
+    "BenchResult",
+    "BenchRow",
     "BudgetTooSmall",
     "Certificate",
     "Design",
@@ -70,6 +73,7 @@ __all__ = [
     "Journal",
     "LabelLine",
     "Labels",
+    "LabelsToTarget",
     "Loss",
     "Method",
     "Model",
@@ -92,6 +96,7 @@ __all__ = [
     "certify_lines",
     "choose_frame",
     "column_names",
+    "compare_methods",
     "design_of",
     "estimate_excess",
     "fit_labels",
@@ -99,6 +104,7 @@ __all__ = [
     "frame_of",
     "gamma_of_budget",
     "gamma_of_eps",
+    "labels_to_target",
     "left_out_changes",
     "leverage",
     "lewis_residual",
@@ -123,6 +129,7 @@ __all__ = [
     "report_basis",
     "resolve_basis",
     "ridge_frame",
+    "run_bench",
     "run_bss",
     "run_fit",
     "run_loop",

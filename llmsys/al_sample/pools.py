@@ -80,10 +80,10 @@ def open_pool(
     return pool if ids is None else Pool(source, pool.values, _read_ids(ids, len(pool)))
 
 
-def read_column(path: Path, n: int, *, positive: bool = False) -> NDArray[np.float64]:
+def read_column(path: Path, n: int, *, positive: bool = False, signed: bool = False) -> NDArray[np.float64]:
     """One number per point [n] from `.npy` or a text file with one number a line.
 
-    They must be finite, and at least 0 or, with `positive`, above 0. Raises BadInput.
+    They must be finite and, unless `signed`, at least 0, or above 0 with `positive`. Raises BadInput.
     """
     if path.suffix == ".npy":
         with path.open("rb") as stream:
@@ -92,12 +92,12 @@ def read_column(path: Path, n: int, *, positive: bool = False) -> NDArray[np.flo
         column = np.asarray([_number(path, i, line) for i, line in enumerate(path.read_text().split(), 1)])
     if column.shape != (n,):
         raise BadInput(str(path), f"numbers of shape {column.shape}", f"{n}, one per point")
-    bad = ~np.isfinite(column) | (column <= 0 if positive else column < 0)
+    low = np.zeros(n, np.bool_) if signed else column <= 0 if positive else column < 0
+    bad = ~np.isfinite(column) | low
     if bad.any():
         row = int(np.argmax(bad))
-        raise BadInput(
-            f"{path}: row {row}", f"{column[row]}", f"a finite number {'above' if positive else 'of at least'} 0"
-        )
+        right = "a finite number" + ("" if signed else " above 0" if positive else " of at least 0")
+        raise BadInput(f"{path}: row {row}", f"{column[row]}", right)
     return column
 
 

@@ -292,3 +292,20 @@ def test_an_excess_that_is_never_reached_is_a_failure(shell):
 
     assert run.returncode == 1
     assert json.loads(run.stdout)["labels"] == 30
+
+
+def test_bench_compares_methods_on_all_targets(shell):
+    run = shell.run("al-sample", "bench", POOL, str(FIXTURES / "diabetes-targets.txt"), "-k", "44", "-k", "88",
+                    "--seeds", "10", "--method", "uniform", "--method", "pivotal", "--json")  # fmt: skip
+    found = json.loads(run.stdout)
+
+    assert run.returncode == 0, run.stderr
+    assert [(one["method"], one["k"]) for one in found["excess"]] == [
+        ("uniform", 44),
+        ("uniform", 88),
+        ("pivotal", 44),
+        ("pivotal", 88),
+    ]
+    assert all(one["p90"] >= one["median"] > 0 for one in found["excess"])
+    assert found["excess"][3]["mean"] < found["excess"][2]["mean"]
+    assert [one["method"] for one in found["labels"]] == ["uniform", "pivotal"]
