@@ -4,7 +4,6 @@ Knows nothing about models: what depends on the device or the model is left None
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from llmsys.engine.errors import RequestError
 from llmsys.engine.policy import FirstComeFirstServed, Policy
@@ -34,12 +33,8 @@ class EngineConfig:
     block_tokens: int = 16
     prefix_cache: bool = True
     chunked_prefill: bool = True
-    quant: Literal["auto", "none", "int4"] = "auto"
-    compile: bool = False
-    batch_invariant: bool = False
     lora_slots: int = 32
     lora_rank_max: int = 64
-    lora_cpu_bytes: int = 2 << 30
     max_waiting: int = 10_000
     max_preemptions: int = 4
     max_finished: int = 1024
@@ -56,7 +51,6 @@ class EngineConfig:
             "block_tokens": 1,
             "lora_slots": 0,
             "lora_rank_max": 1,
-            "lora_cpu_bytes": 0,
             "max_waiting": 1,
             "max_preemptions": 0,
             "max_finished": 0,
@@ -66,8 +60,6 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise RequestError(f"{name} is {value}; expected {bound} or more")
-        if self.quant not in ("auto", "none", "int4"):
-            raise RequestError(f"quant is {self.quant!r}; expected auto, none or int4")
 
     @property
     def kv_rows(self) -> int:
