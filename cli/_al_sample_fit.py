@@ -14,7 +14,7 @@ from llmsys.cli._streams import records_out
 __all__ = ["fit", "predict"]
 
 
-def fit(  # noqa: PLR0913
+def fit(
     pool: Pool,
     labels: Annotated[str, typer.Argument(metavar="LABELS", help="Lines of select with `y` added; - is stdin.")] = "-",
     *,

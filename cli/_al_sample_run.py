@@ -13,7 +13,7 @@ from llmsys.cli._render import note, report
 __all__ = ["run"]
 
 
-def run(  # noqa: PLR0913
+def run(
     pool: Pool,
     *,
     oracle: Annotated[

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["select"]
 
 
-def select(  # noqa: PLR0913
+def select(
     pool: Pool,
     *,
     k: Annotated[int | None, typer.Option("-k", "--labels", min=1, help="Points to choose.")] = None,

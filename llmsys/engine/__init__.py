@@ -13,6 +13,8 @@ The life of a request, and where to read about each part of it:
 8. It ends: slot and blocks are given back, but its row is retained as a prefix until someone needs the memory. Before
    that it may be preempted and computed again, parked and resumed, forked, or, once ended, extended.
 
+`AsyncEngine` (`server_loop`) runs all this in a thread of its own and gives each request an asynchronous stream.
+
 The model side (`loader`, `model`, `runner`, `adapter_pool`) knows nothing of requests, and this side nothing of models:
 they meet in `parts`.
 """
@@ -23,10 +25,12 @@ from llmsys.engine.errors import AdapterBusy, AdapterError, CapacityError, Engin
 from llmsys.engine.outputs import Completion, EngineEvent, EngineStats
 from llmsys.engine.policy import FirstComeFirstServed, Policy
 from llmsys.engine.sequence import Finish, Message, Request, SamplingParams, TokenEvent
+from llmsys.engine.server_loop import AsyncEngine
 
 __all__ = [
     "AdapterBusy",
     "AdapterError",
+    "AsyncEngine",
     "CapacityError",
     "Completion",
     "Engine",

@@ -193,7 +193,7 @@ class Engine:
 
     def step(self) -> list[TokenEvent]:
         """Run one iteration and return what came out of it, in order; empty when nothing can run."""
-        events = self._take_cancellations()
+        events = self.take_cancellations()
         planned_s = self._journal.now_s()
         turn, logits = run_forward(self._runner, self._scheduler, planned_s)
         self._journal.planned(turn, planned_s)
@@ -239,14 +239,33 @@ class Engine:
         except BaseException:
             for number in numbers:
                 self.cancel(number)
-            self._take_cancellations()
+            self.take_cancellations()
             raise
         return collector.of(numbers)
+
+    def take_cancellations(self) -> list[TokenEvent]:
+        """End what was cancelled, without a step; return the ends. `step` begins with this."""
+        events: list[TokenEvent] = []
+        while self._cancelled:
+            record = self._records.get(self._cancelled.popleft())
+            if record is None:
+                continue
+            record.held_back = []
+            ends = [stream.close("cancelled") for stream in record.live()]
+            for event in ends:
+                self._follow_up(event)
+            events += ends
+        return events
 
     @property
     def busy(self) -> bool:
         """Whether any request is not finished, parked ones included."""
         return len(self._records) > len(self._finished)
+
+    def unfinished(self, request_id: int) -> int:
+        """Choices of a request that have not ended; 0 for one that is unknown."""
+        record = self._records.get(request_id)
+        return 0 if record is None else record.unfinished
 
     def stats(self) -> EngineStats:
         """Return a snapshot; safe from another thread, takes no lock."""
@@ -298,19 +317,6 @@ class Engine:
 
     def _stream(self, sequence: Sequence) -> Stream:
         return self._records[sequence.request.request_id].streams[sequence.index]
-
-    def _take_cancellations(self) -> list[TokenEvent]:
-        events: list[TokenEvent] = []
-        while self._cancelled:
-            record = self._records.get(self._cancelled.popleft())
-            if record is None:
-                continue
-            record.held_back = []
-            ends = [stream.close("cancelled") for stream in record.live()]
-            for event in ends:
-                self._follow_up(event)
-            events += ends
-        return events
 
     def _follow_up(self, event: TokenEvent) -> None:
         """Let go of what has ended, and start the choices that waited for the first one's prompt."""

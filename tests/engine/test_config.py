@@ -1,9 +1,13 @@
 import pickle
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.errors import AdapterBusy, AdapterError, CapacityError, EngineError, ModelError, RequestError
+
+ENGINE = Path(__file__).parents[2] / "llmsys/engine"
 
 
 @pytest.mark.parametrize(
@@ -17,6 +21,21 @@ from llmsys.engine.errors import AdapterBusy, AdapterError, CapacityError, Engin
 def test_a_setting_that_cannot_work_is_refused(field, value, message):
     with pytest.raises(RequestError, match=message):
         EngineConfig(**{field: value})
+
+
+@pytest.mark.parametrize("name", ["quant", "compile", "batch_invariant", "lora_cpu_bytes"])
+def test_a_setting_that_nothing_obeys_is_not_accepted(name):
+    with pytest.raises(TypeError, match=name):
+        EngineConfig(**{name: 1})
+
+
+def test_every_setting_is_read_by_the_engine():
+    source = "".join(path.read_text() for path in ENGINE.glob("*.py") if path.name != "config.py")
+    by_property = {"max_batch_tokens", "spare_rows"}
+
+    unread = {item.name for item in fields(EngineConfig) if f"config.{item.name}" not in source}
+
+    assert unread == by_property
 
 
 def test_the_budget_of_a_step_depends_on_the_device_unless_it_is_given():
