@@ -33,7 +33,7 @@ def select(
         str, typer.Option("--basis-mode", help="auto, leverage, or near: trust a nearly orthonormal basis.")
     ] = "auto",
     eta: Annotated[
-        float | None, typer.Option("--eta", min=0.0, help="Bound on (d-1)·rho known from theory; nothing is measured.")
+        float | None, typer.Option("--eta", min=0.0, help="Bound on (d-1) rho known from theory; nothing is measured.")
     ] = None,
     ids: Annotated[Path | None, typer.Option("--ids", metavar="FILE", help="One id per point, a line each.")] = None,
     pool_weights: Weights = None,

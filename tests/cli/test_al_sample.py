@@ -132,7 +132,8 @@ def test_points_come_as_lines_on_stdin_and_bad_ones_are_skipped(shell):
     lines = [json.loads(line) for line in skipped.stdout.splitlines()]
 
     assert failed.returncode == 65
-    assert "skipped: <stdin>:51" in skipped.stderr or "skipped: -:51" in skipped.stderr or ":51" in skipped.stderr
+    assert "skipped: " in skipped.stderr
+    assert ":51: " in skipped.stderr
     assert [line["id"] for line in lines] == [f"p{line['index']}" for line in lines]
     np.testing.assert_allclose([line["x"] for line in lines], [points[line["index"]] for line in lines], rtol=1e-6)
 
