@@ -124,7 +124,10 @@ class LoraStep:
 
 @dataclass(frozen=True, slots=True)
 class _Padded:
-    """Segments as one block [slots, longest, …]: `gather` fills it from rows, `place` finds each row in it."""
+    """Segments as one block [slots, longest, …]: `gather` fills it from rows, `place` finds each row in it.
+
+    `aligned`: the rows are the block already, as where every slot of a span has one row; then nothing is moved.
+    """
 
     first_slot: int
     slots: int
@@ -133,6 +136,7 @@ class _Padded:
     end: int
     gather: Tensor
     place: Tensor
+    aligned: bool
 
     @classmethod
     def of(cls, segments: tuple[Segment, ...]) -> "_Padded | None":
@@ -147,10 +151,15 @@ class _Padded:
         place = torch.cat([torch.arange(s.end - s.start) + (s.slot - first) * longest for s in segments])
         gather = torch.full((slots * longest,), start)
         gather[place] = torch.arange(start, end)
-        return cls(first, slots, longest, start, end, gather, place)
+        return cls(first, slots, longest, start, end, gather, place, aligned=slots * longest == end - start)
 
     def add(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
         span = slice(self.first_slot, self.first_slot + self.slots)
-        block = x[self.gather].view(self.slots, self.longest, -1)
-        out = torch.bmm(torch.bmm(block, a[span].transpose(1, 2)), b[span])
-        y[self.start : self.end] += out.view(self.slots * self.longest, -1)[self.place]
+        rows = x[self.start : self.end] if self.aligned else x[self.gather]
+        block = rows.view(self.slots, self.longest, -1)
+        shrunk = torch.bmm(block, a[span].transpose(1, 2))
+        if self.aligned:
+            y[self.start : self.end].view(self.slots, self.longest, -1).baddbmm_(shrunk, b[span])
+        else:
+            out = torch.bmm(shrunk, b[span])
+            y[self.start : self.end] += out.view(self.slots * self.longest, -1)[self.place]
