@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llmsys.engine.kv_store import RowKV
 
-__all__ = ["AttentionPlan", "DecodeRun", "PromptChunk", "attend", "plan_runs"]
+__all__ = ["AttentionPlan", "DecodeRun", "PromptChunk", "as_places", "attend", "plan_runs"]
 
 BRIDGED_TOKENS = 2048
 """Idle tokens that a run may read along: about what the fixed cost of one more batched product would read."""
@@ -31,28 +31,33 @@ class PromptChunk:
 
 @dataclass(frozen=True, slots=True)
 class DecodeRun:
-    """Rows row..row+M of which some or all decode one token; `tokens` are these rows' places in the batch.
+    """`rows` rows from `row` on, M in all, of which some or all decode one token: `tokens` are their places in the batch.
 
-    `mask` is [M, 1, 1, T] float32: 0 up to and including the new token, -inf beyond. `places` are the decoding rows'
-    places among the M, None if all of them decode.
+    Places in order are a slice, so that nothing is gathered. `mask` is [M, 1, 1, T] float32: 0 up to and including the
+    new token, -inf beyond; None where all rows are equally long. `decoding` are the decoding rows' places among the M,
+    None if all of them decode.
     """
 
     row: int
-    tokens: Tensor
-    mask: Tensor
+    rows: int
+    tokens: Tensor | slice
+    mask: Tensor | None
     width: int
-    places: Tensor | None
+    decoding: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """Who attends where in this step; `decode_rows` and `decode_positions` say where new keys go."""
+    """Who attends where in this step.
+
+    New keys and values of the tokens at `decode_tokens` go to `decode_places`: [n * kv_heads] int64, counted in heads
+    of one token over the whole arena, as `RowKV.places` gives them.
+    """
 
     chunks: tuple[PromptChunk, ...]
     runs: tuple[DecodeRun, ...]
-    decode_tokens: Tensor
-    decode_rows: Tensor
-    decode_positions: Tensor
+    decode_tokens: Tensor | slice
+    decode_places: Tensor
 
 
 def plan_runs(rows: Sequence[int], lengths: Sequence[int], tokens: Sequence[int]) -> tuple[DecodeRun, ...]:
@@ -82,14 +87,32 @@ def _bucket(length: int) -> int:
 def _run(group: list[int], rows: Sequence[int], lengths: Sequence[int], tokens: Sequence[int]) -> DecodeRun:
     first, count = rows[group[0]], rows[group[-1]] - rows[group[0]] + 1
     width = max(lengths[i] for i in group)
-    places = torch.tensor([rows[i] - first for i in group])
-    own = torch.full((count,), width)
-    own[places] = torch.tensor([lengths[i] for i in group])
-    mask = torch.zeros(count, width).masked_fill_(torch.arange(width)[None, :] >= own[:, None], -torch.inf)
-    dense = count == len(group)
+    own = [width] * count
+    for i in group:
+        own[rows[i] - first] = lengths[i]
     return DecodeRun(
-        first, torch.tensor([tokens[i] for i in group]), mask[:, None, None, :], width, None if dense else places
+        row=first,
+        rows=count,
+        tokens=as_places([tokens[i] for i in group]),
+        mask=_mask(own),
+        width=width,
+        decoding=None if count == len(group) else torch.tensor([rows[i] - first for i in group]),
     )
+
+
+def as_places(places: Sequence[int]) -> Tensor | slice:
+    """An index of rows: a slice for neighbours in order, which reads them where they are, a tensor for others."""
+    if list(places) == list(range(places[0], places[0] + len(places))):
+        return slice(places[0], places[0] + len(places))
+    return torch.tensor(places)
+
+
+def _mask(lengths: Sequence[int]) -> Tensor | None:
+    width = max(lengths)
+    if min(lengths) == width:
+        return None
+    beyond = torch.arange(width)[None, :] >= torch.tensor(lengths)[:, None]
+    return torch.zeros(len(lengths), width).masked_fill_(beyond, -torch.inf)[:, None, None, :]
 
 
 def attend(plan: AttentionPlan, store: RowKV, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -105,11 +128,17 @@ def attend(plan: AttentionPlan, store: RowKV, layer: int, q: Tensor, k: Tensor, 
         values[chunk.row, :, chunk.start : end] = v[here].transpose(0, 1)
         mixed[here] = _prompt(chunk, keys, values, q[here])
     if plan.runs:
-        keys[plan.decode_rows, :, plan.decode_positions] = k[plan.decode_tokens].to(keys.dtype)
-        values[plan.decode_rows, :, plan.decode_positions] = v[plan.decode_tokens].to(values.dtype)
+        _write(keys, plan, k)
+        _write(values, plan, v)
     for run in plan.runs:
         mixed[run.tokens] = _decode(run, keys, values, q[run.tokens])
     return mixed
+
+
+def _write(arena: Tensor, plan: AttentionPlan, new: Tensor) -> None:
+    """Put one token per decoding row, new [T, kv_heads, D], where it belongs."""
+    dim = new.shape[2]
+    arena.view(-1, dim).index_copy_(0, plan.decode_places, new[plan.decode_tokens].to(arena.dtype).reshape(-1, dim))
 
 
 def _prompt(chunk: PromptChunk, keys: Tensor, values: Tensor, q: Tensor) -> Tensor:
@@ -130,13 +159,15 @@ def _prompt(chunk: PromptChunk, keys: Tensor, values: Tensor, q: Tensor) -> Tens
 def _decode(run: DecodeRun, keys: Tensor, values: Tensor, q: Tensor) -> Tensor:
     """One new query per decoding row against its cached keys: q [n, heads, D] to [n, heads * D]."""
     heads, dim = q.shape[1:]
-    rows, kv_heads = run.mask.shape[0], keys.shape[1]
+    rows, kv_heads = run.rows, keys.shape[1]
     own_keys = keys[run.row : run.row + rows, :, : run.width]
     own_values = values[run.row : run.row + rows, :, : run.width]
-    if run.places is not None:
-        q = q.new_zeros(rows, heads, dim).index_copy_(0, run.places, q)
+    if run.decoding is not None:
+        q = q.new_zeros(rows, heads, dim).index_copy_(0, run.decoding, q)
     folded = q.view(rows, kv_heads, heads // kv_heads, dim).to(keys.dtype)
-    scores = torch.matmul(folded * dim**-0.5, own_keys.transpose(2, 3)).float().add_(run.mask)
+    scores = torch.matmul(folded.mul(dim**-0.5), own_keys.transpose(2, 3)).float()
+    if run.mask is not None:
+        scores.add_(run.mask)
     weights = torch.softmax(scores, dim=-1).to(values.dtype)
     mixed = torch.matmul(weights, own_values).reshape(rows, heads * dim).to(q.dtype)
-    return mixed if run.places is None else mixed[run.places]
+    return mixed if run.decoding is None else mixed[run.decoding]

@@ -5,7 +5,7 @@ Rows in use are kept dense so that one batched matmul serves a run of them. Know
 """
 
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -62,6 +62,14 @@ class RowKV:
         self._row_of[sequence_id] = len(self._owner)
         self._owner.append(sequence_id)
         return len(self._owner) - 1
+
+    def places(self, rows: Sequence[int], positions: Sequence[int]) -> Tensor:
+        """Where one token per row stands in an arena seen as [-1, head_dim]: [len(rows) * kv_heads] int64."""
+        kv_heads = self.keys[0].shape[1]
+        first = torch.tensor(rows, dtype=torch.int64) * kv_heads * self.max_len + torch.tensor(
+            positions, dtype=torch.int64
+        )
+        return (first[:, None] + torch.arange(kv_heads) * self.max_len).view(-1)
 
     def filled(self, sequence_id: int, tokens: int) -> None:
         """Remember how many tokens of the row are written, which is what moving it must copy."""

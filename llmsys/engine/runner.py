@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llmsys.engine.adapter_pool import AdapterPool
-from llmsys.engine.attention import AttentionPlan, PromptChunk, attend, plan_runs
+from llmsys.engine.attention import AttentionPlan, PromptChunk, as_places, attend, plan_runs
 from llmsys.engine.kv_store import RowKV
 from llmsys.engine.model import Decoder
 from llmsys.engine.sequence import Chunk, Plan
@@ -40,7 +40,7 @@ class Runner:
     @torch.inference_mode()
     def execute(self, plan: Plan) -> Tensor:
         """Compute the plan's tokens; returns float32 [sampling chunks, vocab], rows in the plan's order."""
-        ordered = sorted(plan.chunks, key=lambda chunk: self._adapters.row_order(chunk.sequence.adapter_slot))
+        ordered = sorted(plan.chunks, key=self._order)
         slots = [chunk.sequence.adapter_slot for chunk in ordered for _ in range(chunk.count)]
         lora = self._adapters.step(slots) if max(slots, default=-1) >= 0 else None
         ids = [token for chunk in ordered for token in _tokens(chunk)]
@@ -60,6 +60,10 @@ class Runner:
         """Give the target sequence a copy of the source's first tokens."""
         self._store.copy_prefix(source_id, target_id, tokens)
 
+    def _order(self, chunk: Chunk) -> tuple[tuple[int, int, int], int]:
+        """Rows of an adapter together, and among those by their place in the store: what attention reads in one run."""
+        return self._adapters.row_order(chunk.sequence.adapter_slot), self._store.row(chunk.sequence.id)
+
     def _attention(self, ordered: list[Chunk]) -> AttentionPlan:
         chunks, decodes, first = [], [], 0
         for chunk in ordered:
@@ -74,9 +78,8 @@ class Runner:
         return AttentionPlan(
             chunks=tuple(chunks),
             runs=plan_runs(rows, lengths, tokens),
-            decode_tokens=torch.tensor(tokens, dtype=torch.int64),
-            decode_rows=torch.tensor(rows, dtype=torch.int64),
-            decode_positions=torch.tensor(lengths, dtype=torch.int64) - 1,
+            decode_tokens=as_places(tokens) if tokens else slice(0, 0),
+            decode_places=self._store.places(rows, [length - 1 for length in lengths]),
         )
 
     def _last_tokens(self, ordered: list[Chunk], plan: Plan) -> Tensor:
