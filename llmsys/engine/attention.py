@@ -31,7 +31,7 @@ class PromptChunk:
 
 @dataclass(frozen=True, slots=True)
 class DecodeRun:
-    """`rows` rows from `row` on, M in all, of which some or all decode one token: `tokens` are their places in the batch.
+    """`rows` rows from `row` on, M in all, some or all of which decode one token each, `tokens` in the batch.
 
     Places in order are a slice, so that nothing is gathered. `mask` is [M, 1, 1, T] float32: 0 up to and including the
     new token, -inf beyond; None where all rows are equally long. `decoding` are the decoding rows' places among the M,
