@@ -1,24 +1,30 @@
 """Reads a GGUF file into named tensors and a model's shape, as transformers would see them.
 
 Dequantises Q4_0, Q4_1, Q8_0, F16, BF16 and F32 through the `gguf` package and undoes llama.cpp's row permutation of
-q and k. Knows nothing of the decoder.
+q and k. What it does not know it refuses, as a weight left out would change every answer in silence. Knows nothing of
+the decoder.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from gguf import GGUFReader, GGUFValueType, dequantize
 from torch import Tensor
 
 from llmsys.engine.errors import ModelError
+from llmsys.engine.model import ARCHITECTURES
 
 __all__ = ["GgufFile"]
 
 KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0")
 PERMUTED = ("llama",)
 """Architectures whose q and k rows llama.cpp stores for interleaved rotation."""
+ARRAY_MAX = 1 << 22
+"""Elements of a metadata array, each of which becomes Python objects; vocabularies have some 2^18."""
 
 _NAMES = {
     "attn_norm.weight": "input_layernorm.weight",
@@ -40,88 +46,123 @@ _TOP = {
 }
 
 
+_FIELDS = {
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "intermediate_size": "feed_forward_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "max_position_embeddings": "context_length",
+}
+_OPTIONAL = {
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "rope_theta": "rope.freq_base",
+    "rotary_dim": "rope.dimension_count",
+}
+
+
 class GgufFile:
     """One opened file: `config` in transformers' names, `tensors()` in transformers' names and row order."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._reader = _open(path)
+        self._shapes = {entry.name: tuple(int(n) for n in reversed(entry.shape)) for entry in self._reader.tensors}
         self.architecture = str(self._field("general.architecture"))
         self.config = self._read_config()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight, float32, one at a time. Raises ModelError for a kind that is not in KINDS."""
+        """Every weight, float32, one at a time. Raises ModelError for a kind not in KINDS, a name without a place."""
         for entry in self._reader.tensors:
             name = _transformers_name(entry.name)
             if name is None:
-                continue
-            tensor = self._dequantised(entry)
-            yield name, self._unpermuted(name, tensor)
+                known = f"expected the weights of {self.architecture}"
+                raise ModelError(f"{self.path}: tensor {entry.name!r} has no place in the decoder; {known}")
+            yield name, self._unpermuted(name, self._dequantised(entry))
 
     def _field(self, key: str) -> Any:  # noqa: ANN401
         field = self._reader.fields.get(key)
         if field is None:
             raise ModelError(f"{self.path}: no field {key!r}; expected a complete GGUF model file")
-        return field.contents()
+        try:
+            return field.contents()
+        except ValueError as error:
+            raise ModelError(f"{self.path}: field {key!r}: {error}; expected UTF-8") from error
 
     def _read_config(self) -> dict[str, Any]:
-        """The shape in the words of a transformers config.json."""
-        prefix = self.architecture
-        heads = int(self._field(f"{prefix}.attention.head_count"))
-        hidden = int(self._field(f"{prefix}.embedding_length"))
-        optional = self._reader.fields
-        head_dim = f"{prefix}.attention.key_length"
-        names = {entry.name for entry in self._reader.tensors}
-        return {
-            "model_type": prefix,
-            "hidden_size": hidden,
-            "num_hidden_layers": int(self._field(f"{prefix}.block_count")),
-            "num_attention_heads": heads,
-            "num_key_value_heads": int(self._field(f"{prefix}.attention.head_count_kv")),
-            "head_dim": int(self._field(head_dim)) if head_dim in optional else hidden // heads,
-            "intermediate_size": int(self._field(f"{prefix}.feed_forward_length")),
-            "vocab_size": self._vocabulary(),
-            "rms_norm_eps": float(self._field(f"{prefix}.attention.layer_norm_rms_epsilon")),
-            "rope_theta": float(self._field(f"{prefix}.rope.freq_base")),
-            "max_position_embeddings": int(self._field(f"{prefix}.context_length")),
-            "tie_word_embeddings": "output.weight" not in names,
-        }
+        """The shape in the words of a transformers config.json; types and ranges are for the reader to check."""
+        found = {"model_type": self.architecture, "tie_word_embeddings": "output.weight" not in self._shapes}
+        if self.architecture not in ARCHITECTURES:
+            return found
+        prefix = self.architecture + "."
+        fields = {name: self._field(prefix + key) for name, key in _FIELDS.items()}
+        optional = {name: key for name, key in _OPTIONAL.items() if prefix + key in self._reader.fields}
+        fields |= {name: self._field(prefix + key) for name, key in optional.items()}
+        return (
+            found | fields | {"vocab_size": self._vocabulary(), "rope_scaling": self._scaling(prefix + "rope.scaling.")}
+        )
+
+    def _scaling(self, prefix: str) -> dict[str, Any]:
+        """Rotation's scaling as transformers names it; {} for none."""
+        if prefix + "type" not in self._reader.fields or self._field(prefix + "type") == "none":
+            return {}
+        factor = {"factor": self._field(prefix + "factor")} if prefix + "factor" in self._reader.fields else {}
+        return {"rope_type": self._field(prefix + "type")} | factor
 
     def _vocabulary(self) -> int:
-        for entry in self._reader.tensors:
-            if entry.name == "token_embd.weight":
-                return int(entry.shape[1])
-        raise ModelError(f"{self.path}: no tensor 'token_embd.weight'; expected a complete GGUF model file")
+        shape = self._shapes.get("token_embd.weight", ())
+        if len(shape) != 2:
+            raise ModelError(f"{self.path}: tensor 'token_embd.weight' is {list(shape)}; expected a matrix")
+        return shape[0]
 
     def _dequantised(self, entry: Any) -> Tensor:  # noqa: ANN401
-        from gguf import dequantize
-
         kind = entry.tensor_type.name
         if kind not in KINDS:
             raise ModelError(f"{self.path}: tensor {entry.name!r} is {kind}; expected one of {', '.join(KINDS)}")
-        shape = tuple(int(size) for size in reversed(entry.shape))
         values = np.ascontiguousarray(dequantize(entry.data, entry.tensor_type), dtype=np.float32)
-        return torch.from_numpy(values.reshape(shape).copy())
+        return torch.from_numpy(values.reshape(self._shapes[entry.name]).copy())
 
     def _unpermuted(self, name: str, tensor: Tensor) -> Tensor:
-        """Rows of q and k from interleaved pairs back to halves."""
-        if self.architecture not in PERMUTED or not name.endswith(("q_proj.weight", "k_proj.weight")):
+        """Rows of q and k, weights and biases, from interleaved pairs back to halves."""
+        if self.architecture not in PERMUTED or not (".q_proj." in name or ".k_proj." in name):
             return tensor
-        key = "num_attention_heads" if "q_proj" in name else "num_key_value_heads"
-        heads = self.config[key]
+        heads = self.config["num_attention_heads"]
+        if ".k_proj." in name:
+            heads = self.config.get("num_key_value_heads", heads)
+        if tensor.shape[0] % (2 * heads):
+            raise ModelError(f"{self.path}: {name!r} has {tensor.shape[0]} rows; expected a multiple of {2 * heads}")
         half = tensor.shape[0] // heads // 2
         return tensor.view(heads, half, 2, -1).transpose(1, 2).reshape(tensor.shape)
 
 
+class _BoundedReader(GGUFReader):  # type: ignore[misc]
+    """The package's reader, kept inside the file: past the end its slices are empty, and its loops go on over them."""
+
+    def _get(
+        self, offset: int, dtype: npt.DTypeLike, count: int = 1, override_order: str | None = None
+    ) -> npt.NDArray[Any]:
+        offset, wanted = int(offset), int(count) * np.dtype(dtype).itemsize
+        if offset + wanted > self.data.size:
+            raise ValueError(f"{wanted} bytes wanted at offset {offset}, the file has {self.data.size}")
+        found: npt.NDArray[Any] = super()._get(offset, dtype, count, override_order)
+        return found
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:  # noqa: ANN401
+        if raw_type == GGUFValueType.ARRAY:
+            length = int(self._get(orig_offs + 4, np.uint64)[0])
+            if length > ARRAY_MAX:
+                raise ValueError(f"an array of {length} elements at offset {orig_offs}, more than {ARRAY_MAX}")
+        return super()._get_field_parts(orig_offs, raw_type)
+
+
 def _open(path: Path) -> Any:  # noqa: ANN401
     """The `gguf` package's reader; whatever it stumbles over becomes one ModelError."""
-    from gguf import GGUFReader
-
     try:
-        return GGUFReader(path)
+        return _BoundedReader(path)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file; expected a GGUF model") from error
-    except (ValueError, KeyError, IndexError, OverflowError, OSError, MemoryError) as error:
+    except (ValueError, KeyError, IndexError, OverflowError, OSError, MemoryError, RecursionError) as error:
         raise ModelError(f"{path}: not a readable GGUF file ({error}); expected GGUF version 2 or 3") from error
 
 
@@ -129,11 +170,10 @@ def _transformers_name(name: str) -> str | None:
     """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight; None for what no decoder uses."""
     if name in _TOP:
         return _TOP[name]
-    if not name.startswith("blk."):
+    block, _, rest = name.partition(".")
+    index, _, rest = rest.partition(".")
+    if block != "blk" or not index.isdecimal():
         return None
-    _, index, rest = name.split(".", 2)
-    whole: Mapping[str, str] = _NAMES
-    if rest in whole:
-        return f"model.layers.{index}.{whole[rest]}"
     stem, _, kind = rest.rpartition(".")
-    return f"model.layers.{index}.{whole[stem]}.{kind}" if stem in whole else None
+    place = _NAMES.get(rest) or (f"{_NAMES[stem]}.{kind}" if stem in _NAMES else None)
+    return f"model.layers.{index}.{place}" if place else None

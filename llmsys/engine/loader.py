@@ -18,15 +18,18 @@ from torch import Tensor
 from llmsys.engine.errors import ModelError
 from llmsys.engine.gguf import GgufFile
 from llmsys.engine.linear import Linear
-from llmsys.engine.model import Decoder, Layer, ModelConfig
-from llmsys.engine.rope import SCALINGS
+from llmsys.engine.model import ARCHITECTURES, Decoder, Layer, ModelConfig
+from llmsys.engine.rope import SCALING_NUMBERS
 from llmsys.engine.tokens import Tokenizer
 from llmsys.errors import Unavailable
 
-__all__ = ["ARCHITECTURES", "LoadedModel", "find_model", "load_decoder", "load_model", "read_config"]
+__all__ = ["LoadedModel", "find_model", "load_decoder", "load_model", "read_config"]
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
 EMBEDDED = "smollm2"
+SIZE_MAX = 1 << 22
+"""Bound of every size in a config, checked before anything is allocated by it."""
+ONLY = {"hidden_act": "silu", "partial_rotary_factor": 1.0, "use_sliding_window": False}
+"""Settings that would change the computation: the one value of each that the decoder computes, also where absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +91,17 @@ def _read_directory(path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, Ten
         raise ModelError(f"{config}: {error}; expected the config.json of a transformers model") from error
     if not isinstance(values, dict):
         raise ModelError(f"{config}: not a JSON object; expected the config.json of a transformers model")
-    files = sorted(path.glob("*.safetensors"))
+    return values, _read_safetensors(_weight_files(path))
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """model.safetensors or its shards; other files of a directory (another layout of the same weights) are not ours."""
+    files = [path / "model.safetensors"]
+    if not files[0].exists():
+        files = sorted(path.glob("model-*-of-*.safetensors"))
     if not files:
-        raise ModelError(f"{path}: no .safetensors file; expected a model directory as transformers writes it")
-    return values, _read_safetensors(files)
+        raise ModelError(f"{path}: no model.safetensors and no shards of it; expected a directory of transformers")
+    return files
 
 
 def _read_safetensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
@@ -110,10 +120,14 @@ def _config(path: Path, values: dict[str, Any]) -> ModelConfig:
     architecture = values.get("model_type")
     if architecture not in ARCHITECTURES:
         raise ModelError(f"{path}: architecture {architecture!r}; expected one of {', '.join(ARCHITECTURES)}")
-    rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
-    if rope.get("rope_type", "default") not in SCALINGS:
-        raise ModelError(f"{path}: rope scaling {rope['rope_type']!r}; expected one of {', '.join(SCALINGS)}")
+    for key, only in ONLY.items():
+        if values.get(key) not in (None, only):
+            raise ModelError(f"{path}: config has {key} {values[key]!r}; expected {only!r}")
+    rope = _rope(path, values)
     hidden, heads = _size(path, values, "hidden_size"), _size(path, values, "num_attention_heads")
+    head_dim = _size(path, {"head_dim": values.get("head_dim") or hidden // heads}, "head_dim")
+    if values.get("rotary_dim", head_dim) != head_dim:
+        raise ModelError(f"{path}: rotates {values['rotary_dim']} of {head_dim} dimensions; expected all of them")
     theta = {"rope_theta": rope.get("rope_theta") or values.get("rope_theta") or 10000.0}
     return ModelConfig(
         architecture=architecture,
@@ -121,7 +135,7 @@ def _config(path: Path, values: dict[str, Any]) -> ModelConfig:
         layers=_size(path, values, "num_hidden_layers"),
         heads=heads,
         kv_heads=_size(path, {"num_key_value_heads": heads} | values, "num_key_value_heads"),
-        head_dim=_size(path, {"head_dim": values.get("head_dim") or hidden // heads}, "head_dim"),
+        head_dim=head_dim,
         mlp=_size(path, values, "intermediate_size"),
         vocab=_size(path, values, "vocab_size"),
         rms_eps=_positive(path, values, "rms_norm_eps"),
@@ -129,6 +143,18 @@ def _config(path: Path, values: dict[str, Any]) -> ModelConfig:
         max_len=_size(path, values, "max_position_embeddings"),
         rope_scaling=tuple(sorted(rope.items())),
     )
+
+
+def _rope(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The rotation's settings, with every number that its kind of scaling needs."""
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ModelError(f"{path}: config has rope settings {rope!r}; expected an object")
+    kind = str(rope.get("rope_type") or rope.get("type") or "default")  # "type" is the name that older configs use
+    if kind not in SCALING_NUMBERS:
+        raise ModelError(f"{path}: rope scaling {kind!r}; expected one of {', '.join(SCALING_NUMBERS)}")
+    numbers = {key: _positive(path, rope, key) for key in SCALING_NUMBERS[kind]}
+    return {"rope_type": kind} | ({"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}) | numbers
 
 
 def _positive(path: Path, values: dict[str, Any], key: str) -> float:
@@ -140,8 +166,8 @@ def _positive(path: Path, values: dict[str, Any], key: str) -> float:
 
 def _size(path: Path, values: dict[str, Any], key: str) -> int:
     value = values.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(f"{path}: config has {key} {value!r}; expected a whole number of at least 1")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= SIZE_MAX:
+        raise ModelError(f"{path}: config has {key} {value!r}; expected a whole number of 1 to {SIZE_MAX}")
     return value
 
 
@@ -163,15 +189,22 @@ class _Weights:
     def has(self, name: str) -> bool:
         return name in self._tensors
 
+    def finish(self) -> None:
+        """Refuse weights that nothing took: a model that leaves them out is another model."""
+        left = sorted(name for name in self._tensors if not name.endswith(".rotary_emb.inv_freq"))
+        if left:
+            raise ModelError(f"{self._path}: tensor {left[0]!r} has no place in the decoder; expected a plain decoder")
+
 
 def _assemble(path: Path, config: ModelConfig, tensors: dict[str, Tensor], *, tied: bool) -> Decoder:
     weights = _Weights(path, tensors)
     embedding = weights.take("model.embed_tokens.weight", config.vocab, config.hidden)
     layers = [_layer(weights, config, f"model.layers.{index}.") for index in range(config.layers)]
     norm = weights.take("model.norm.weight", config.hidden)
-    own_head = not tied and weights.has("lm_head.weight")
-    head = weights.take("lm_head.weight", config.vocab, config.hidden) if own_head else embedding
-    return Decoder(config, embedding=embedding, layers=layers, norm=norm, head=Linear(head))
+    stored = weights.has("lm_head.weight") or not tied  # a tied head may be stored a second time
+    head = weights.take("lm_head.weight", config.vocab, config.hidden) if stored else embedding
+    weights.finish()
+    return Decoder(config, embedding=embedding, layers=layers, norm=norm, head=Linear(embedding if tied else head))
 
 
 def _layer(weights: _Weights, config: ModelConfig, prefix: str) -> Layer:

@@ -15,7 +15,10 @@ from torch import Tensor
 from llmsys.engine.linear import Linear
 from llmsys.engine.rope import RotaryTable
 
-__all__ = ["Attend", "Decoder", "Layer", "LowRank", "ModelConfig"]
+__all__ = ["ARCHITECTURES", "Attend", "Decoder", "Layer", "LowRank", "ModelConfig"]
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+"""What the forward pass computes: llama, with bias on q, k, v (qwen2), with norms of q and k heads (qwen3)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,15 @@ from torch import Tensor
 if TYPE_CHECKING:
     from llmsys.engine.model import ModelConfig
 
-__all__ = ["SCALINGS", "RotaryTable", "inverse_frequencies"]
+__all__ = ["SCALINGS", "SCALING_NUMBERS", "RotaryTable", "inverse_frequencies"]
 
-SCALINGS = ("default", "linear", "llama3")
+SCALING_NUMBERS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+"""The numbers that each kind of scaling needs, as a transformers config names them."""
+SCALINGS = tuple(SCALING_NUMBERS)
 
 
 def inverse_frequencies(theta: float, head_dim: int, scaling: dict[str, float | str]) -> Tensor:

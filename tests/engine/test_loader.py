@@ -126,10 +126,83 @@ def test_a_flipped_byte_in_a_safetensors_header_never_escapes_as_another_error(t
 def test_a_directory_without_weights_and_a_path_without_a_file_are_refused(copy, tmp_path):
     (copy / "model.safetensors").unlink()
 
-    with pytest.raises(ModelError, match=r"no \.safetensors file"):
+    with pytest.raises(ModelError, match=r"no model\.safetensors and no shards"):
         load(copy)
     with pytest.raises(ModelError, match="no such model"):
         load(tmp_path / "absent.gguf")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"attention_bias": True}, r"o_proj.bias' has no place in the decoder"),
+        ({"mlp_bias": True}, r"mlp.down_proj.bias' has no place in the decoder"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'; expected 'silu'"),
+    ],
+)
+def test_a_model_that_computes_something_else_is_refused_and_not_approximated(tmp_path, setting, message):
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, **setting
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+
+    with pytest.raises(ModelError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rope", "message"),
+    [
+        ({"rope_type": "yarn", "factor": 4.0}, "rope scaling 'yarn'; expected one of default, linear, llama3"),
+        ({"type": "dynamic", "factor": 4.0}, "rope scaling 'dynamic'"),
+        ({"rope_type": "linear"}, "factor None; expected a number above 0"),
+        ({"rope_type": "llama3", "factor": 8.0}, "low_freq_factor None"),
+        ("linear", "rope settings 'linear'; expected an object"),
+    ],
+)
+def test_rotation_that_the_decoder_does_not_know_is_refused_also_under_its_old_name(copy, rope, message):
+    edit_config(copy, rope_parameters=None, rope_scaling=rope)
+
+    with pytest.raises(ModelError, match=message):
+        load(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5; expected 1.0"),
+        ({"use_sliding_window": True}, "use_sliding_window True; expected False"),
+        ({"max_position_embeddings": 1 << 40}, "max_position_embeddings 1099511627776; expected a whole number"),
+    ],
+)
+def test_settings_that_would_change_the_computation_or_take_all_memory_are_refused(copy, changes, message):
+    edit_config(copy, **changes)
+
+    with pytest.raises(ModelError, match=message):
+        load(copy)
+
+
+def test_an_untied_model_without_its_head_is_refused(copy):
+    tensors = load_file(copy / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(ModelError, match=r"no tensor 'lm_head.weight'; expected one of shape \[64, 16\]"):
+        load(copy)
+
+
+def test_a_tied_head_that_is_stored_again_is_the_embedding(copy):
+    edit_config(copy, tie_word_embeddings=True)
+
+    decoder = load(copy)
+
+    assert torch.equal(decoder.head.dense(), decoder.embedding)
+
+
+def test_other_layouts_of_the_weights_in_the_directory_are_not_read(copy):
+    save_file({"layers.0.attention.wq.weight": torch.ones(2)}, copy / "consolidated.safetensors")
+
+    assert load(copy).config.layers == 1
 
 
 def gguf_bytes():
