@@ -1,5 +1,6 @@
 """Man pages and README.md say what the command line is: regenerated, they are the same bytes."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ def plain(page: Path) -> str:
     text = page.read_text(encoding="utf-8")
     for escaped, bare in ((r"\-", "-"), (r"\fB", ""), (r"\fR", ""), (r"\&", ""), (r"\e", "\\")):
         text = text.replace(escaped, bare)
-    return text
+    return re.sub(r"\\\[u([0-9A-F]{4,6})\]", lambda match: chr(int(match[1], 16)), text)
 
 
 def test_the_man_pages_are_what_the_command_line_gives(tmp_path):

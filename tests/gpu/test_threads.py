@@ -38,9 +38,18 @@ def test_a_quota_bounds_the_threads_and_is_rounded_up(quota, expected):
     assert usable_cpus(CgroupLimits(cpus=quota)) == min(expected, here)
 
 
-def test_zero_takes_all_that_may_be_used():
+def test_zero_takes_all_that_may_be_used(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
     assert set_threads(0) == usable_cpus()
     assert torch.get_num_threads() == usable_cpus()
+
+
+@pytest.mark.parametrize(("said", "expected"), [("1", 1), ("0", None), ("many", None), ("999999", None)])
+def test_zero_takes_no_more_than_the_environment_allows(monkeypatch, said, expected):
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+
+    assert set_threads(0) == (expected or usable_cpus())
 
 
 def test_a_number_is_taken_as_given_even_past_the_cpus():
