@@ -11,15 +11,12 @@ __all__ = ["Scheduler"]
 
 
 class Scheduler:
-    """Parts waiting, running and done in `slots` places; `estimate` gives the tokens that a part may take.
+    """Parts waiting, running and done; `estimate` gives the tokens that a part may take.
 
     A part is ready when all it needs is done. Ready parts start by largest remaining critical path, ties by line.
     """
 
-    def __init__(self, slots: int, estimate: Callable[[Node], float]) -> None:
-        if slots < 1:
-            raise ValueError(f"{slots} slots; expected 1 or more")
-        self.slots = slots
+    def __init__(self, estimate: Callable[[Node], float]) -> None:
         self._estimate = estimate
         self._nodes: dict[int, Node] = {}
         self._children: dict[int, list[int]] = {}
@@ -35,9 +32,8 @@ class Scheduler:
         for need in node.needs:
             self._children[need].append(node.id)
 
-    def take(self, *, taken: int = 0) -> list[Node]:
-        """Start as many ready parts as slots are free, `taken` slots being used by others; return them in order."""
-        free = self.slots - taken - len(self.running)
+    def take(self, free: int) -> list[Node]:
+        """Start at most `free` ready parts; return them in the order of their importance."""
         if free <= 0:
             return []
         lengths = self._critical_paths()

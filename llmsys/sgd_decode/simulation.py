@@ -41,7 +41,9 @@ def simulate(plan: Plan, work: Workload, step_time: StepTime, *, slots: int, pip
 
     pipeline: a part may start once its own line is written, else when the whole plan is. The plan takes a slot.
     """
-    scheduler = Scheduler(slots, lambda node: float(work.parts[node.id]))
+    if slots < 1:
+        raise ValueError(f"{slots} slots; expected 1 or more")
+    scheduler = Scheduler(lambda node: float(work.parts[node.id]))
     to_write = list(zip(plan.nodes, work.lines, strict=True))
     written: list[Node] = []
     left: dict[int, int] = {}
@@ -49,7 +51,7 @@ def simulate(plan: Plan, work: Workload, step_time: StepTime, *, slots: int, pip
     spans: dict[int, tuple[float, float]] = {}
     now_s, plan_s, line_left = 0.0, 0.0, to_write[0][1] if to_write else 0
     while to_write or not scheduler.idle:
-        for node in scheduler.take(taken=int(bool(to_write))):
+        for node in scheduler.take(slots - len(left) - int(bool(to_write))):
             left[node.id], started[node.id] = work.parts[node.id], now_s
         width = len(left) + int(bool(to_write))
         steps = min([*left.values(), *([line_left] if to_write else [])])

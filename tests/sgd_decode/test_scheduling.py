@@ -90,11 +90,11 @@ def test_the_rule_is_within_grahams_bound_of_the_optimum(drawn, slots):
 
 def run_rule(plan, work, slots):
     """The makespan of the scheduler alone: fixed step time, all lines written at 0."""
-    scheduler, now, running = Scheduler(slots, lambda node: work.parts[node.id]), 0, []
+    scheduler, now, running = Scheduler(lambda node: work.parts[node.id]), 0, []
     for node in plan.nodes:
         scheduler.add(node)
     while not scheduler.idle:
-        running += [(now + work.parts[node.id], node.id) for node in scheduler.take()]
+        running += [(now + work.parts[node.id], node.id) for node in scheduler.take(slots - len(running))]
         running.sort()
         now, number = running.pop(0)
         scheduler.finish(number)
@@ -141,12 +141,12 @@ def test_a_step_time_is_recovered_from_its_own_points_and_never_negative():
 
 
 def test_the_scheduler_refuses_what_cannot_be():
-    scheduler = Scheduler(1, lambda node: 1.0)
+    scheduler = Scheduler(lambda node: 1.0)
     with pytest.raises(ValueError, match="expected earlier parts"):
         scheduler.add(Node(2, "x", (1,)))
     with pytest.raises(ValueError, match="not running"):
         scheduler.finish(1)
     with pytest.raises(ValueError, match="0 slots"):
-        Scheduler(0, lambda node: 1.0)
+        simulate(Plan((Node(1, "x"),)), Workload({1: 1}, [1]), CPU, slots=0)
     with pytest.raises(ValueError, match="two widths"):
         StepTime.fit([(1, 0.1)])
