@@ -44,6 +44,7 @@ def _hear_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as `llmsys` does: two workers stall each other otherwise
 _hear_interrupts()
 _share_threads()
 if not _has_cuda():
