@@ -20,7 +20,8 @@ class EngineConfig:
     are parked, or finished and still of use as a cached prefix. kv_memory_bytes: the budget of keys and values; None is
     a quarter of the free memory. max_preemptions: after so many a request reserves its whole length and is left alone.
     max_waiting: the queue's bound, past which `add` raises CapacityError. max_finished: finished sequences whose tokens
-    are remembered, so that they can be extended or forked.
+    are remembered, so that they can be extended or forked. cache_bytes: bound of the converted models that are kept
+    under $XDG_CACHE_HOME/llmsys, so that the next load takes a second; 0 keeps none and reads none.
     """
 
     device: str = "auto"
@@ -38,6 +39,7 @@ class EngineConfig:
     max_waiting: int = 10_000
     max_preemptions: int = 4
     max_finished: int = 1024
+    cache_bytes: int = 8 << 30
     seed: int = 0
     policy: Policy = field(default_factory=FirstComeFirstServed)
 
@@ -54,6 +56,7 @@ class EngineConfig:
             "max_waiting": 1,
             "max_preemptions": 0,
             "max_finished": 0,
+            "cache_bytes": 0,
             "seed": 0,
         }
         for name, bound in least.items():

@@ -7,7 +7,7 @@ the decoder.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0")
 PERMUTED = ("llama",)
 """Architectures whose q and k rows llama.cpp stores for interleaved rotation."""
 ARRAY_MAX = 1 << 22
-"""Elements of a metadata array, each of which becomes Python objects; vocabularies have some 2^18."""
+"""Elements of a metadata array, which are walked one by one; vocabularies have some 2^18."""
 
 _NAMES = {
     "attn_norm.weight": "input_layernorm.weight",
@@ -120,6 +120,10 @@ class GgufFile:
         kind = entry.tensor_type.name
         if kind not in KINDS:
             raise ModelError(f"{self.path}: tensor {entry.name!r} is {kind}; expected one of {', '.join(KINDS)}")
+        if not entry.n_elements:
+            raise ModelError(
+                f"{self.path}: tensor {entry.name!r} is {list(self._shapes[entry.name])}; expected numbers"
+            )
         values = np.ascontiguousarray(dequantize(entry.data, entry.tensor_type), dtype=np.float32)
         return torch.from_numpy(values.reshape(self._shapes[entry.name]).copy())
 
@@ -149,11 +153,30 @@ class _BoundedReader(GGUFReader):  # type: ignore[misc]
         return found
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:  # noqa: ANN401
-        if raw_type == GGUFValueType.ARRAY:
-            length = int(self._get(orig_offs + 4, np.uint64)[0])
-            if length > ARRAY_MAX:
-                raise ValueError(f"an array of {length} elements at offset {orig_offs}, more than {ARRAY_MAX}")
-        return super()._get_field_parts(orig_offs, raw_type)
+        """An array becomes one slab of bytes: the package makes objects of every element, which takes seconds."""
+        if raw_type != GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        kind, length = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+        if length[0] > ARRAY_MAX:
+            raise ValueError(f"an array of {length[0]} elements at offset {orig_offs}, more than {ARRAY_MAX}")
+        start = orig_offs + 12
+        slab = self._get(start, np.uint8, self._array_bytes(start, GGUFValueType(kind[0]), int(length[0])))
+        return 12 + slab.nbytes, [kind, length, slab], [2], [GGUFValueType.ARRAY, GGUFValueType.UINT8]
+
+    def _array_bytes(self, start: int, kind: GGUFValueType, length: int) -> int:
+        """Bytes of an array's elements; strings say their own length, one after the other."""
+        scalar = self.gguf_scalar_to_np.get(kind)
+        if scalar is not None:
+            return length * int(np.dtype(scalar).itemsize)
+        if kind != GGUFValueType.STRING:
+            raise ValueError(f"an array of {kind.name} at offset {start}; expected numbers or strings")
+        order: Literal["big", "little"] = "big" if self.byte_order == "S" else "little"
+        data, place = memoryview(self.data), start
+        for _ in range(length):
+            place += 8 + int.from_bytes(data[place : place + 8], order)
+            if place > len(data):
+                raise ValueError(f"a string that ends at offset {place}, the file has {len(data)} bytes")
+        return place - start
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401

@@ -1,11 +1,13 @@
 """From a model directory, a GGUF file or a known name to a decoder ready to run.
 
-Reads safetensors as transformers writes them (sharded or not) and GGUF; fuses q, k, v and gate, up while loading.
+Reads safetensors as transformers writes them (sharded or not) and GGUF; fuses q, k, v and gate, up while loading. What
+was converted is kept in the user's cache and memory-mapped the next time.
 Knows nothing of requests or adapters.
 """
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,17 +17,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmsys.artifacts import write_tensors
 from llmsys.engine.errors import ModelError
 from llmsys.engine.gguf import GgufFile
 from llmsys.engine.linear import Linear
 from llmsys.engine.model import ARCHITECTURES, Decoder, Layer, ModelConfig
+from llmsys.engine.model_cache import ModelCache, identify
 from llmsys.engine.rope import SCALING_NUMBERS
 from llmsys.engine.tokens import Tokenizer
 from llmsys.errors import Unavailable
 
 __all__ = ["LoadedModel", "find_model", "load_decoder", "load_model", "read_config"]
 
+_log = logging.getLogger(__name__)
 EMBEDDED = "smollm2"
+_NO_MODEL = f"no such model; expected a model directory, a .gguf file or {EMBEDDED!r}"
 SIZE_MAX = 1 << 22
 """Bound of every size in a config, checked before anything is allocated by it."""
 ONLY = {"hidden_act": "silu", "partial_rotary_factor": 1.0, "use_sliding_window": False}
@@ -53,14 +59,23 @@ def find_model(name: str) -> Path:
     return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
-def load_model(name: str, *, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """Load a model directory, a .gguf file or `smollm2`.
+def load_model(name: str, *, device: torch.device, dtype: torch.dtype, cache: ModelCache | None = None) -> LoadedModel:
+    """Load a model directory, a .gguf file or `smollm2`, from the cache if what was made of it is there.
 
     Raises ModelError for what is not a readable model of ARCHITECTURES, Unavailable for a name without its package.
     """
     path = find_model(name)
-    decoder = load_decoder(path, device=device, dtype=dtype)
-    return LoadedModel(decoder, Tokenizer.load(path), decoder.config, _digest(path), path)
+    if not path.exists():
+        raise ModelError(f"{path}: {_NO_MODEL}")
+    key = identify(path, str(dtype))
+    found = _restore(path, cache.find(key)) if cache else None
+    if found is None:
+        found = _read(path, dtype), Tokenizer.load(path)
+        if cache:
+            _keep(cache, key, path, *found)
+    (values, weights), tokenizer = found
+    decoder = _assemble(path, values, weights, device=device, dtype=dtype)
+    return LoadedModel(decoder, tokenizer, decoder.config, _digest(path), path)
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -71,16 +86,46 @@ def read_config(path: Path) -> ModelConfig:
 
 def load_decoder(path: Path, *, device: torch.device, dtype: torch.dtype) -> Decoder:
     """The weights alone, without a tokenizer."""
+    return _assemble(path, *_read(path, dtype), device=device, dtype=dtype)
+
+
+def _read(path: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A checked config and the weights by name, as transformers names both."""
     if path.is_dir():
         values, tensors = _read_directory(path)
     elif path.is_file():
         file = GgufFile(path)
         values, tensors = file.config, file.tensors()
     else:
-        raise ModelError(f"{path}: no such model; expected a model directory, a .gguf file or {EMBEDDED!r}")
-    config = _config(path, values)
-    weights = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors}
-    return _assemble(path, config, weights, tied=bool(values.get("tie_word_embeddings")))
+        raise ModelError(f"{path}: {_NO_MODEL}")
+    _config(path, values)
+    return values, {name: tensor.to(dtype) for name, tensor in tensors}
+
+
+def _restore(path: Path, entry: Path | None) -> tuple[tuple[dict[str, Any], dict[str, Tensor]], Tokenizer] | None:
+    """What `_keep` wrote, weights memory-mapped; None if there is none, or another process has just removed it."""
+    if entry is None:
+        return None
+    try:
+        values, tensors = _read_directory(path if path.is_dir() else entry)
+        return (values, dict(tensors)), Tokenizer.restore(entry)
+    except (OSError, ModelError):
+        return None
+
+
+def _keep(
+    cache: ModelCache, key: str, path: Path, model: tuple[dict[str, Any], dict[str, Tensor]], tokenizer: Tokenizer
+) -> None:
+    """Write what took long to make: the tokenizer, and the weights unless they are mapped from where they are."""
+    values, weights = model
+    try:
+        with cache.keep(key) as place:
+            tokenizer.save(place)
+            if path.is_file():
+                (place / "config.json").write_text(json.dumps(values), encoding="utf-8")
+                write_tensors(place / "model.safetensors", weights)
+    except OSError as error:
+        _log.warning("the model is loaded but not cached: %s", error)
 
 
 def _read_directory(path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, Tensor]]]:
@@ -196,8 +241,11 @@ class _Weights:
             raise ModelError(f"{self._path}: tensor {left[0]!r} has no place in the decoder; expected a plain decoder")
 
 
-def _assemble(path: Path, config: ModelConfig, tensors: dict[str, Tensor], *, tied: bool) -> Decoder:
-    weights = _Weights(path, tensors)
+def _assemble(
+    path: Path, values: dict[str, Any], tensors: dict[str, Tensor], *, device: torch.device, dtype: torch.dtype
+) -> Decoder:
+    config, tied = _config(path, values), bool(values.get("tie_word_embeddings"))
+    weights = _Weights(path, {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()})
     embedding = weights.take("model.embed_tokens.weight", config.vocab, config.hidden)
     layers = [_layer(weights, config, f"model.layers.{index}.") for index in range(config.layers)]
     norm = weights.take("model.norm.weight", config.hidden)
