@@ -5,6 +5,7 @@ Runs before any test module is imported, because numpy, torch and Triton read th
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,13 @@ def _share_threads() -> None:
             os.environ.setdefault(name, str(share))
 
 
+def _keep_caches_apart() -> None:
+    """Let tests, and the commands they start, convert a model once for all runs, and not in the user's cache."""
+    os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"llmsys-tests-{os.getuid()}")
+
+
 _share_threads()
+_keep_caches_apart()
 if not _has_cuda():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
