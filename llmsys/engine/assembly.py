@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineParts", "assemble"]
 
-KV_BYTES = 4
-"""Keys and values are float32 on a CPU (`attention` says why)."""
 ROW_TOKENS = 4096
 """A row's length where none is asked for: pages that no token touches cost nothing, address space does."""
 
@@ -59,19 +57,19 @@ def assemble(model: str, config: EngineConfig) -> EngineParts:
         runner=Runner(loaded.decoder, adapters, rows=config.kv_rows, max_len=max_len),
         tokenizer=loaded.tokenizer,
         adapters=adapters,
-        blocks=_blocks(config, loaded.config),
+        blocks=_blocks(config, loaded.config, loaded.decoder.dtype.itemsize),
         digest=loaded.digest,
         device_type=device.type,
         shared_blocks=False,
     )
 
 
-def _blocks(config: EngineConfig, model: "ModelConfig") -> int:
+def _blocks(config: EngineConfig, model: "ModelConfig", element_bytes: int) -> int:
     """Blocks of keys and values that the budget holds: kv_memory_bytes, or a quarter of the free memory."""
     from llmsys.gpu import host_memory
 
     budget = config.kv_memory_bytes or host_memory().free_bytes // 4
-    token_bytes = 2 * model.layers * model.kv_width * KV_BYTES
+    token_bytes = 2 * model.layers * model.kv_width * element_bytes
     blocks = budget // (config.block_tokens * token_bytes)
     if blocks < 1:
         raise RequestError(f"kv_memory_bytes is {budget}; expected {config.block_tokens * token_bytes} or more")
