@@ -20,8 +20,10 @@ class EngineConfig:
     are parked, or finished and still of use as a cached prefix. kv_memory_bytes: the budget of keys and values; None is
     a quarter of the free memory. max_preemptions: after so many a request reserves its whole length and is left alone.
     max_waiting: the queue's bound, past which `add` raises CapacityError. max_finished: finished sequences whose tokens
-    are remembered, so that they can be extended or forked. cache_bytes: bound of the converted models that are kept
-    under $XDG_CACHE_HOME/llmsys, so that the next load takes a second; 0 keeps none and reads none.
+    are remembered, so that they can be extended or forked. lora_slots and lora_cpu_bytes: adapters, and bytes of them,
+    that are resident at once; lora_rank_max: the largest rank that is taken. cache_bytes: bound of the
+    converted models that are kept under $XDG_CACHE_HOME/llmsys, so that the next load takes a second; 0 keeps none and
+    reads none.
     """
 
     device: str = "auto"
@@ -36,6 +38,7 @@ class EngineConfig:
     chunked_prefill: bool = True
     lora_slots: int = 32
     lora_rank_max: int = 64
+    lora_cpu_bytes: int = 2 << 30
     max_waiting: int = 10_000
     max_preemptions: int = 4
     max_finished: int = 1024
@@ -53,6 +56,7 @@ class EngineConfig:
             "block_tokens": 1,
             "lora_slots": 0,
             "lora_rank_max": 1,
+            "lora_cpu_bytes": 0,
             "max_waiting": 1,
             "max_preemptions": 0,
             "max_finished": 0,

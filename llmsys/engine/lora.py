@@ -1,20 +1,29 @@
 """Segmented LoRA on a CPU: y[s_i:s_i+1] += (x[s_i:s_i+1] A_i) B_i for every adapter of a step (Punica, §4).
 
 Rows of a step are ordered by slot, rows of the base model last, so that an adapter's rows are one segment and base
-rows are never touched. Weights of one rank bucket stand in arenas [slots, rank, in] and [slots, rank, out] per layer
-and fused group; the scale is folded into B. Knows nothing of files or of who asked for which adapter.
+rows are never touched. Each adapter's matrices stand in one piece of memory, at its own rank; the scale is folded into
+B. Short segments go row by row through a compiled loop, which reads every matrix once; long ones are matmuls. Knows
+nothing of files or of who asked for which adapter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from itertools import groupby
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llmsys.engine.model import ModelConfig
 
-__all__ = ["GROUPS", "AdapterArena", "LoraStep", "Segment", "group_widths", "segments_of"]
+if TYPE_CHECKING:
+    from llmsys.engine.team import TeamLoop
+
+__all__ = ["GROUPS", "RANKS_AT_ONCE", "AdapterWeights", "LoraStep", "Segment", "group_widths", "segments_of"]
 
 GROUPS = {
     "qkv": ("q_proj", "k_proj", "v_proj"),
@@ -22,8 +31,11 @@ GROUPS = {
     "gate_up": ("gate_proj", "up_proj"),
     "down": ("down_proj",),
 }
-BATCHED_FROM = 4
-"""Segments from which one padded batched matmul beats a matmul per segment, if they are short and fill their span."""
+LONG_ROWS = 8
+"""Rows of one adapter from which two matmuls cost less than the loop over its rows."""
+RANKS_AT_ONCE = 4
+"""A stored rank is a multiple of this; zeros fill up."""
+_ELEMENTS = {torch.float32: np.float32, torch.bfloat16: np.uint16}
 
 
 def group_widths(config: ModelConfig) -> dict[str, tuple[int, tuple[int, ...]]]:
@@ -34,6 +46,52 @@ def group_widths(config: ModelConfig) -> dict[str, tuple[int, tuple[int, ...]]]:
         "gate_up": (config.hidden, (config.mlp, config.mlp)),
         "down": (config.mlp, (config.hidden,)),
     }
+
+
+class AdapterWeights:
+    """One adapter's factors for every layer and group, zeros where it has none.
+
+    rank: its largest; a smaller one is filled up with zeros. dtype: float32 or bfloat16, that of the activations.
+    """
+
+    def __init__(self, config: ModelConfig, *, rank: int, dtype: torch.dtype) -> None:
+        self.rank = -(-rank // RANKS_AT_ONCE) * RANKS_AT_ONCE
+        self.layers = config.layers
+        self.dtype = dtype
+        self._widths = group_widths(config)
+        self._a: dict[str, Tensor] = {}
+        self._b: dict[str, Tensor] = {}
+        self.present: dict[str, NDArray[np.int64]] = {}
+        for group, (width, outs) in self._widths.items():
+            self._a[group] = torch.zeros(config.layers, len(outs), self.rank, width, dtype=dtype)
+            self._b[group] = torch.zeros(config.layers, self.rank * sum(outs), dtype=dtype)
+            self.present[group] = np.zeros(config.layers, np.int64)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the factors take."""
+        return sum(tensor.nbytes for tensor in (*self._a.values(), *self._b.values()))
+
+    def put(self, layer: int, target: str, a: Tensor, b: Tensor) -> None:
+        """Place one target's factors: a [r, in] and b [out, r] with the scale folded in."""
+        group = next(name for name, targets in GROUPS.items() if target in targets)
+        index = GROUPS[group].index(target)
+        own_a, own_b = self.factors(layer, group, index)
+        own_a[: a.shape[0]] = a
+        own_b[: a.shape[0]] = b.t()
+        self.present[group][layer] |= 1 << index
+
+    def factors(self, layer: int, group: str, index: int) -> tuple[Tensor, Tensor]:
+        """A [rank, in] and B [rank, out] of one target, which are the memory itself."""
+        outs = self._widths[group][1]
+        start, end = self.rank * sum(outs[:index]), self.rank * sum(outs[: index + 1])
+        return self._a[group][layer, index], self._b[group][layer, start:end].view(self.rank, outs[index])
+
+    def addresses(self, group: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where A and B of every layer start: [layers] each."""
+        layers = np.arange(self.layers)
+        a, b = self._a[group], self._b[group]
+        return a.data_ptr() + layers * a[0].nbytes, b.data_ptr() + layers * b[0].nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,106 +118,79 @@ def segments_of(slots: Sequence[int]) -> tuple[Segment, ...]:
     return tuple(found)
 
 
-class AdapterArena:
-    """The adapters of one rank bucket: per layer and group, A [slots, R, in] and B [slots, R, out].
+class LoraStep:
+    """One step's segments: what the decoder adds to each projection. Holds the weights as long as the step lasts.
 
-    R is the bucket's rank times the targets of the group; B is block-structured, so one product serves all targets.
+    long_rows: segments of at least so many rows are matmuls, shorter ones go through the loop.
     """
 
-    def __init__(self, config: ModelConfig, *, rank: int, slots: int, dtype: torch.dtype) -> None:
-        self.rank = rank
-        self.slots = slots
-        self.dtype = dtype
+    def __init__(
+        self, config: ModelConfig, parts: Iterable[tuple[Segment, AdapterWeights]], *, long_rows: int = LONG_ROWS
+    ) -> None:
+        parts = list(parts)
         self._widths = group_widths(config)
-        self._a: dict[str, Tensor] = {}
-        self._b: dict[str, Tensor] = {}
-        for group, (width, outs) in self._widths.items():
-            rows = rank * len(outs)
-            self._a[group] = torch.zeros(config.layers, slots, rows, width, dtype=dtype)
-            self._b[group] = torch.zeros(config.layers, slots, rows, sum(outs), dtype=dtype)
-
-    def put(self, slot: int, layer: int, target: str, a: Tensor, b: Tensor) -> None:
-        """Place one target's factors: a [r, in] and b [out, r] with the scale folded in, r up to the bucket's rank."""
-        group = next(name for name, targets in GROUPS.items() if target in targets)
-        index = GROUPS[group].index(target)
-        outs = self._widths[group][1]
-        first_row, first_out = index * self.rank, sum(outs[:index])
-        self._a[group][layer, slot, first_row : first_row + a.shape[0]] = a
-        self._b[group][layer, slot, first_row : first_row + a.shape[0], first_out : first_out + b.shape[0]] = b.t()
-
-    def clear(self, slot: int) -> None:
-        """Make a slot's adapter the zero adapter."""
-        for arena in (*self._a.values(), *self._b.values()):
-            arena[:, slot] = 0
-
-    def factors(self, layer: int, group: str) -> tuple[Tensor, Tensor]:
-        """A [slots, R, in] and B [slots, R, out] of a layer."""
-        return self._a[group][layer], self._b[group][layer]
-
-
-class LoraStep:
-    """One step's segments against one or more arenas: what the decoder adds to each projection."""
-
-    def __init__(self, parts: Sequence[tuple[AdapterArena, tuple[Segment, ...]]]) -> None:
-        self._rows = max((segment.end for _, segments in parts for segment in segments), default=0)
-        self._loops: list[tuple[AdapterArena, tuple[Segment, ...]]] = []
-        self._batches: list[tuple[AdapterArena, _Padded]] = []
-        for arena, segments in parts:
-            padded = _Padded.of(segments)
-            if padded is None:
-                self._loops.append((arena, segments))
-            else:
-                self._batches.append((arena, padded))
+        self._long = [part for part in parts if _rows(part[0]) >= long_rows or not _has_loop(part[1].dtype)]
+        short = [part for part in parts if part not in self._long]
+        self._whose = {group: _addresses(short, group, config.layers) for group in GROUPS}
 
     def add(self, y: Tensor, x: Tensor, layer: int, group: str) -> Tensor:
-        """Add the adapters' part of projection `group` to y [T, out] in place, from x [T, in].
+        """Add the adapters' part of projection `group` to y [T, out] in place, from x [T, in], both contiguous.
 
-        Computed in the arenas' dtype and rounded once, when it is added. Segments cover the first rows without a gap.
+        Summed in float32 and rounded once, when it is added.
         """
-        dtype = (self._loops or self._batches)[0][0].dtype
-        rows = x[: self._rows].to(dtype)
-        part = torch.empty(self._rows, y.shape[1], dtype=dtype)
-        for arena, segments in self._loops:
-            a, b = arena.factors(layer, group)
-            for s in segments:
-                torch.mm(rows[s.start : s.end] @ a[s.slot].t(), b[s.slot], out=part[s.start : s.end])
-        for arena, padded in self._batches:
-            a, b = arena.factors(layer, group)
-            part[padded.start : padded.end] = padded.product(rows, a, b)
-        y[: self._rows] += part
+        whose = self._whose[group][layer]
+        if whose.shape[0] and whose[:, 4].any():
+            self._add_rows(y, x, whose, group)
+        for segment, weights in self._long:
+            self._add_segment(y, x, segment, weights, layer, group)
         return y
 
+    def _add_rows(self, y: Tensor, x: Tensor, whose: NDArray[np.int64], group: str) -> None:
+        outs = self._widths[group][1]
+        bounds = _bounds(outs)
+        sizes = (x.shape[0], x.shape[1], y.shape[1], len(outs), whose.shape[0])
+        _loop(x.dtype)(*sizes, y.data_ptr(), x.data_ptr(), bounds.ctypes.data, whose.ctypes.data)
 
-@dataclass(frozen=True, slots=True)
-class _Padded:
-    """Segments as one block [slots, longest, …]: `gather` fills it from rows, `place` finds each row in it."""
+    def _add_segment(
+        self, y: Tensor, x: Tensor, segment: Segment, weights: AdapterWeights, layer: int, group: str
+    ) -> None:
+        rows, bounds = slice(segment.start, segment.end), _bounds(self._widths[group][1])
+        own = x[rows].float()
+        for index in range(len(bounds) - 1):
+            if weights.present[group][layer] >> index & 1:
+                a, b = weights.factors(layer, group, index)
+                y[rows, bounds[index] : bounds[index + 1]] += (own @ a.float().t()) @ b.float()
 
-    first_slot: int
-    slots: int
-    longest: int
-    start: int
-    end: int
-    gather: Tensor
-    place: Tensor
 
-    @classmethod
-    def of(cls, segments: tuple[Segment, ...]) -> "_Padded | None":
-        """The padded form, or None where a matmul per segment is cheaper."""
-        if len(segments) < BATCHED_FROM:
-            return None
-        first, last = segments[0].slot, segments[-1].slot
-        slots, longest = last - first + 1, max(s.end - s.start for s in segments)
-        start, end = segments[0].start, segments[-1].end
-        if slots > 2 * len(segments) or slots * longest > 4 * (end - start):
-            return None
-        place = torch.cat([torch.arange(s.end - s.start) + (s.slot - first) * longest for s in segments])
-        gather = torch.full((slots * longest,), start)
-        gather[place] = torch.arange(start, end)
-        return cls(first, slots, longest, start, end, gather, place)
+def _addresses(parts: Sequence[tuple[Segment, AdapterWeights]], group: str, layers: int) -> NDArray[np.int64]:
+    """What the loop reads of every row: [layers, rows, 5]."""
+    columns = []
+    for segment, weights in parts:
+        a, b = weights.addresses(group)
+        for row in range(segment.start, segment.end):
+            fixed = np.full((2, layers), ((row,), (weights.rank,)))
+            columns.append(np.stack([fixed[0], a, b, fixed[1], weights.present[group]], axis=1))
+    return np.ascontiguousarray(np.stack(columns, axis=1)) if columns else np.zeros((layers, 0, 5), np.int64)
 
-    def product(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Both products of all slots at once: x [T, in] to [end - start, out]."""
-        span = slice(self.first_slot, self.first_slot + self.slots)
-        block = x[self.gather].view(self.slots, self.longest, -1)
-        out = torch.bmm(torch.bmm(block, a[span].transpose(1, 2)), b[span])
-        return out.view(self.slots * self.longest, -1)[self.place]
+
+@cache
+def _bounds(outs: tuple[int, ...]) -> NDArray[np.int64]:
+    """Columns of a fused projection where its targets begin and end."""
+    return np.cumsum([0, *outs])
+
+
+def _rows(segment: Segment) -> int:
+    return segment.end - segment.start
+
+
+@cache
+def _has_loop(dtype: torch.dtype) -> bool:
+    """Whether there is a compiled loop for this format, and the compiler for it on this machine."""
+    return dtype in _ELEMENTS and find_spec("numba") is not None
+
+
+@cache
+def _loop(dtype: torch.dtype) -> "TeamLoop":
+    from llmsys.engine.lora_loops import row_loop
+
+    return row_loop(_ELEMENTS[dtype])

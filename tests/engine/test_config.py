@@ -23,7 +23,7 @@ def test_a_setting_that_cannot_work_is_refused(field, value, message):
         EngineConfig(**{field: value})
 
 
-@pytest.mark.parametrize("name", ["quant", "compile", "batch_invariant", "lora_cpu_bytes"])
+@pytest.mark.parametrize("name", ["quant", "compile", "batch_invariant"])
 def test_a_setting_that_nothing_obeys_is_not_accepted(name):
     with pytest.raises(TypeError, match=name):
         EngineConfig(**{name: 1})
