@@ -12,7 +12,6 @@ from llmsys.errors import Unavailable
 
 if TYPE_CHECKING:
     from llmsys.engine.adapter_pool import AdapterPool
-    from llmsys.engine.model import ModelConfig
     from llmsys.engine.runner import Runner
     from llmsys.engine.tokens import Tokenizer
 
@@ -24,12 +23,13 @@ ROW_TOKENS = 4096
 
 @dataclass(frozen=True, slots=True)
 class EngineParts:
-    """What `Engine.load` stands its control side on."""
+    """What `Engine.load` stands its control side on; a token's keys and values take `token_bytes`."""
 
     runner: "Runner"
     tokenizer: "Tokenizer"
     adapters: "AdapterPool"
     blocks: int
+    token_bytes: int
     digest: bytes
     device_type: str
     shared_blocks: bool
@@ -56,23 +56,24 @@ def assemble(model: str, config: EngineConfig) -> EngineParts:
         dtype=loaded.decoder.dtype,
         memory_bytes=config.lora_cpu_bytes,
     )
+    token_bytes = 2 * loaded.config.layers * loaded.config.kv_width * loaded.decoder.dtype.itemsize
     return EngineParts(
         runner=Runner(loaded.decoder, adapters, rows=config.kv_rows, max_len=max_len),
         tokenizer=loaded.tokenizer,
         adapters=adapters,
-        blocks=_blocks(config, loaded.config, loaded.decoder.dtype.itemsize),
+        blocks=_blocks(config, token_bytes),
+        token_bytes=token_bytes,
         digest=loaded.digest,
         device_type=device.type,
         shared_blocks=False,
     )
 
 
-def _blocks(config: EngineConfig, model: "ModelConfig", element_bytes: int) -> int:
+def _blocks(config: EngineConfig, token_bytes: int) -> int:
     """Blocks of keys and values that the budget holds: kv_memory_bytes, or a quarter of the free memory."""
     from llmsys.gpu import host_memory
 
     budget = config.kv_memory_bytes or host_memory().free_bytes // 4
-    token_bytes = 2 * model.layers * model.kv_width * element_bytes
     blocks = budget // (config.block_tokens * token_bytes)
     if blocks < 1:
         raise RequestError(f"kv_memory_bytes is {budget}; expected {config.block_tokens * token_bytes} or more")
