@@ -23,7 +23,7 @@ from llmsys.engine.model import ModelConfig
 if TYPE_CHECKING:
     from llmsys.engine.team import TeamLoop
 
-__all__ = ["GROUPS", "RANKS_AT_ONCE", "AdapterWeights", "LoraStep", "Segment", "group_widths", "segments_of"]
+__all__ = ["GROUPS", "AdapterWeights", "LoraStep", "Segment", "group_widths", "segments_of"]
 
 GROUPS = {
     "qkv": ("q_proj", "k_proj", "v_proj"),
@@ -31,10 +31,8 @@ GROUPS = {
     "gate_up": ("gate_proj", "up_proj"),
     "down": ("down_proj",),
 }
-LONG_ROWS = 8
-"""Rows of one adapter from which two matmuls cost less than the loop over its rows."""
-RANKS_AT_ONCE = 4
-"""A stored rank is a multiple of this; zeros fill up."""
+LONG_ROWS = 64
+"""Rows of one adapter from which matmuls cost less than the loop over its rows, at ranks of 32 and more."""
 _ELEMENTS = {torch.float32: np.float32, torch.bfloat16: np.uint16}
 
 
@@ -51,26 +49,24 @@ def group_widths(config: ModelConfig) -> dict[str, tuple[int, tuple[int, ...]]]:
 class AdapterWeights:
     """One adapter's factors for every layer and group, zeros where it has none.
 
-    rank: its largest; a smaller one is filled up with zeros. dtype: float32 or bfloat16, that of the activations.
+    rank: its largest; a smaller one is filled up with zeros. Of one layer and group, A [slices, rank, in] and every
+    slice's B [rank, out] stand one after the other.
     """
 
     def __init__(self, config: ModelConfig, *, rank: int, dtype: torch.dtype) -> None:
-        self.rank = -(-rank // RANKS_AT_ONCE) * RANKS_AT_ONCE
-        self.layers = config.layers
+        self.rank = rank
         self.dtype = dtype
         self._widths = group_widths(config)
-        self._a: dict[str, Tensor] = {}
-        self._b: dict[str, Tensor] = {}
+        self._memory: dict[str, Tensor] = {}
         self.present: dict[str, NDArray[np.int64]] = {}
         for group, (width, outs) in self._widths.items():
-            self._a[group] = torch.zeros(config.layers, len(outs), self.rank, width, dtype=dtype)
-            self._b[group] = torch.zeros(config.layers, self.rank * sum(outs), dtype=dtype)
+            self._memory[group] = torch.zeros(config.layers, rank * (len(outs) * width + sum(outs)), dtype=dtype)
             self.present[group] = np.zeros(config.layers, np.int64)
 
     @property
     def bytes(self) -> int:
         """Memory that the factors take."""
-        return sum(tensor.nbytes for tensor in (*self._a.values(), *self._b.values()))
+        return sum(tensor.nbytes for tensor in self._memory.values())
 
     def put(self, layer: int, target: str, a: Tensor, b: Tensor) -> None:
         """Place one target's factors: a [r, in] and b [out, r] with the scale folded in."""
@@ -83,15 +79,18 @@ class AdapterWeights:
 
     def factors(self, layer: int, group: str, index: int) -> tuple[Tensor, Tensor]:
         """A [rank, in] and B [rank, out] of one target, which are the memory itself."""
-        outs = self._widths[group][1]
-        start, end = self.rank * sum(outs[:index]), self.rank * sum(outs[: index + 1])
-        return self._a[group][layer, index], self._b[group][layer, start:end].view(self.rank, outs[index])
+        width, outs = self._widths[group]
+        memory = self._memory[group][layer]
+        a = memory[index * self.rank * width : (index + 1) * self.rank * width]
+        start = self.rank * (len(outs) * width + sum(outs[:index]))
+        b = memory[start : start + self.rank * outs[index]]
+        return a.view(self.rank, width), b.view(self.rank, outs[index])
 
-    def addresses(self, group: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where A and B of every layer start: [layers] each."""
-        layers = np.arange(self.layers)
-        a, b = self._a[group], self._b[group]
-        return a.data_ptr() + layers * a[0].nbytes, b.data_ptr() + layers * b[0].nbytes
+    def facts(self, group: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Where each layer's matrices of a group start, their rank, and a bit for each target: [layers] each."""
+        memory = self._memory[group]
+        starts = memory.data_ptr() + np.arange(len(memory)) * memory[0].nbytes
+        return starts, np.full(len(memory), self.rank), self.present[group]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,31 +129,27 @@ class LoraStep:
         parts = list(parts)
         self._widths = group_widths(config)
         self._long = [part for part in parts if _rows(part[0]) >= long_rows or not _has_loop(part[1].dtype)]
-        short = [part for part in parts if part not in self._long]
-        self._whose = {group: _addresses(short, group, config.layers) for group in GROUPS}
+        self._short = [part for part in parts if part not in self._long]
+        self._calls = {group: _Call.of(self._short, group, self._widths[group][1], config.layers) for group in GROUPS}
 
     def add(self, y: Tensor, x: Tensor, layer: int, group: str) -> Tensor:
         """Add the adapters' part of projection `group` to y [T, out] in place, from x [T, in], both contiguous.
 
         Summed in float32 and rounded once, when it is added.
         """
-        whose = self._whose[group][layer]
-        if whose.shape[0] and whose[:, 4].any():
-            self._add_rows(y, x, whose, group)
+        call = self._calls[group]
+        if call.used[layer]:
+            sizes = (x.shape[0], x.shape[1], y.shape[1], len(call.bounds) - 1, call.whose.shape[1])
+            whose = call.whose_address + layer * call.layer_bytes
+            _loop(x.dtype)(*sizes, y.data_ptr(), x.data_ptr(), call.bounds_address, whose)
         for segment, weights in self._long:
             self._add_segment(y, x, segment, weights, layer, group)
         return y
 
-    def _add_rows(self, y: Tensor, x: Tensor, whose: NDArray[np.int64], group: str) -> None:
-        outs = self._widths[group][1]
-        bounds = _bounds(outs)
-        sizes = (x.shape[0], x.shape[1], y.shape[1], len(outs), whose.shape[0])
-        _loop(x.dtype)(*sizes, y.data_ptr(), x.data_ptr(), bounds.ctypes.data, whose.ctypes.data)
-
     def _add_segment(
         self, y: Tensor, x: Tensor, segment: Segment, weights: AdapterWeights, layer: int, group: str
     ) -> None:
-        rows, bounds = slice(segment.start, segment.end), _bounds(self._widths[group][1])
+        rows, bounds = slice(segment.start, segment.end), self._calls[group].bounds
         own = x[rows].float()
         for index in range(len(bounds) - 1):
             if weights.present[group][layer] >> index & 1:
@@ -162,21 +157,33 @@ class LoraStep:
                 y[rows, bounds[index] : bounds[index + 1]] += (own @ a.float().t()) @ b.float()
 
 
-def _addresses(parts: Sequence[tuple[Segment, AdapterWeights]], group: str, layers: int) -> NDArray[np.int64]:
-    """What the loop reads of every row: [layers, rows, 5]."""
-    columns = []
-    for segment, weights in parts:
-        a, b = weights.addresses(group)
-        for row in range(segment.start, segment.end):
-            fixed = np.full((2, layers), ((row,), (weights.rank,)))
-            columns.append(np.stack([fixed[0], a, b, fixed[1], weights.present[group]], axis=1))
-    return np.ascontiguousarray(np.stack(columns, axis=1)) if columns else np.zeros((layers, 0, 5), np.int64)
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What the loop is told of a group's rows: `whose` [layers, rows, 4] as it reads it, and where that stands.
 
+    bounds: columns of the fused projection where its targets begin and end; used: whether a layer has anything to add.
+    """
 
-@cache
-def _bounds(outs: tuple[int, ...]) -> NDArray[np.int64]:
-    """Columns of a fused projection where its targets begin and end."""
-    return np.cumsum([0, *outs])
+    whose: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+    whose_address: int
+    bounds_address: int
+    layer_bytes: int
+    used: list[bool]
+
+    @classmethod
+    def of(
+        cls, parts: Sequence[tuple[Segment, AdapterWeights]], group: str, outs: tuple[int, ...], layers: int
+    ) -> "_Call":
+        columns = [
+            np.stack([np.full(layers, row), *weights.facts(group)], axis=1)
+            for segment, weights in parts
+            for row in range(segment.start, segment.end)
+        ]
+        whose = np.ascontiguousarray(np.stack(columns, axis=1)) if columns else np.zeros((layers, 0, 4), np.int64)
+        used: list[bool] = [bool(bits.any()) for bits in whose[:, :, 3]]
+        bounds = np.cumsum([0, *outs])
+        return cls(whose, bounds, whose.ctypes.data, bounds.ctypes.data, whose[0].nbytes, used)
 
 
 def _rows(segment: Segment) -> int:
