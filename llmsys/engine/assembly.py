@@ -47,7 +47,8 @@ def assemble(model: str, config: EngineConfig) -> EngineParts:
     if device.type != "cpu":
         raise Unavailable(f"the engine has no path for {device} yet", "give device cpu or auto")
     cache = ModelCache.of_user(limit_bytes=config.cache_bytes) if config.cache_bytes else None
-    loaded = load_model(model, device=device, dtype=choose_dtype(config.dtype, device), cache=cache)
+    dtype = choose_dtype(config.dtype, device)
+    loaded = load_model(model, device=device, dtype=dtype, cache=cache, four_bit=config.quant == "auto")
     max_len = min(config.max_len or ROW_TOKENS, loaded.config.max_len)
     adapters = AdapterPool(
         loaded.config,

@@ -16,11 +16,15 @@ from gguf import GGUFReader, GGUFValueType, dequantize
 from torch import Tensor
 
 from llmsys.engine.errors import ModelError
+from llmsys.engine.int4 import GROUP
 from llmsys.engine.model import ARCHITECTURES
+from llmsys.engine.named_weights import CODES
 
 __all__ = ["GgufFile"]
 
 KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0")
+BLOCK_BYTES = {"Q4_0": 2 + GROUP // 2, "Q4_1": 4 + GROUP // 2}
+"""Kinds of 4-bit codes: a group of 32 is float16 d, in Q4_1 float16 m too, and 16 bytes."""
 PERMUTED = ("llama",)
 """Architectures whose q and k rows llama.cpp stores for interleaved rotation."""
 ARRAY_MAX = 1 << 22
@@ -81,6 +85,20 @@ class GgufFile:
                 raise ModelError(f"{self.path}: tensor {entry.name!r} has no place in the decoder; {known}")
             yield name, self._unpermuted(name, self._dequantised(entry))
 
+    def codes(self) -> Iterator[tuple[str, Tensor]]:
+        """The 4-bit codes of the blocks' matrices, as `int4.Codes` has them: two tensors each, named as CODES says."""
+        for entry in self._reader.tensors:
+            name, kind, shape = _transformers_name(entry.name), entry.tensor_type.name, self._shapes[entry.name]
+            if name is None or not name.startswith("model.layers.") or kind not in BLOCK_BYTES:
+                continue
+            if len(shape) != 2 or not entry.n_elements:
+                raise ModelError(f"{self.path}: tensor {entry.name!r} is {list(shape)}; expected a matrix")
+            blocks = np.array(entry.data).reshape(shape[0], -1, BLOCK_BYTES[kind])
+            nibbles = torch.from_numpy(blocks[:, :, -GROUP // 2 :].reshape(shape[0], -1))
+            scales = self._unpermuted(name, _scales(blocks))
+            yield name + CODES[0], self._unpermuted(name, nibbles)
+            yield name + CODES[1], scales.permute(1, 0, 2).contiguous()
+
     def _field(self, key: str) -> Any:  # noqa: ANN401
         field = self._reader.fields.get(key)
         if field is None:
@@ -138,6 +156,15 @@ class GgufFile:
             raise ModelError(f"{self.path}: {name!r} has {tensor.shape[0]} rows; expected a multiple of {2 * heads}")
         half = tensor.shape[0] // heads // 2
         return tensor.view(heads, half, 2, -1).transpose(1, 2).reshape(tensor.shape)
+
+
+def _scales(blocks: npt.NDArray[np.uint8]) -> Tensor:
+    """Scale d and zero z of every block: [rows, blocks, bytes] to [rows, blocks, 2] bfloat16."""
+    head = blocks.shape[2] - GROUP // 2
+    numbers = np.ascontiguousarray(blocks[:, :, :head]).view(np.float16).astype(np.float32)
+    scale = numbers[:, :, 0]
+    zero = numbers[:, :, 1] + 8 * scale if head > 2 else np.zeros_like(scale)
+    return torch.from_numpy(np.stack((scale, zero), axis=-1)).to(torch.bfloat16)
 
 
 class _BoundedReader(GGUFReader):  # type: ignore[misc]

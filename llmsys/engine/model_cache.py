@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 _KIND, _VERSION = "engine-model-cache", 1
 _BULK, _SUMS = "*.safetensors", "sums.json"
 _HEAD_BYTES = 1 << 20
-_WRITERS = ("gguf.py", "loader.py", "tokens.py")
+_WRITERS = ("gguf.py", "int4.py", "loader.py", "named_weights.py", "tokens.py")
 """Modules whose code decides what an entry holds: another text of theirs is another key."""
 
 
