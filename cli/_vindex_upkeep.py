@@ -140,9 +140,10 @@ def bench(
     """
     from msgspec import to_builtins
 
-    from llmsys.vindex.bench import compare, read_workload
+    from llmsys.vindex.bench import compare
+    from llmsys.vindex.workload import held_out as read_held_out
 
-    rows = list(compare(read_workload(vectors, access, held_out=held_out), k=k, seed=seed))
+    rows = list(compare(read_held_out(vectors, access, queries=held_out), k=k, seed=seed))
     report({"rows": rows}, [to_builtins(row) for row in rows], json=json)
 
 

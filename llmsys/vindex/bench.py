@@ -16,17 +16,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from llmsys.artifacts import read_vectors
-from llmsys.errors import UsageFault
 from llmsys.gpu import measure, require
-from llmsys.vindex.arrays import F32, I64
+from llmsys.vindex.arrays import I64
 from llmsys.vindex.figures import figures
 from llmsys.vindex.index import Index
-from llmsys.vindex.metric import prepared
 from llmsys.vindex.scan import Effort
-from llmsys.vindex.sources import read_access
+from llmsys.vindex.workload import Workload
 
-__all__ = ["BenchRow", "Contender", "Workload", "compare", "read_workload"]
+__all__ = ["BenchRow", "Contender", "compare"]
 
 EFFORTS = (1, 3, 5, 7)
 PROBES = (8, 16, 32)
@@ -46,38 +43,6 @@ class BenchRow(msgspec.Struct, frozen=True):
     recall: float
     overhead_mb: float
     build_s: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Workload:
-    """Unit vectors [n, d], who may see each, queries [m, d] and the tenant of each."""
-
-    vectors: F32
-    access: list[list[str]]
-    queries: F32
-    tenants: list[str]
-
-    def rows_of(self) -> dict[str, I64]:
-        """The rows that each tenant sees."""
-        rows: dict[str, list[int]] = {}
-        for row, names in enumerate(self.access):
-            for name in names:
-                rows.setdefault(name, []).append(row)
-        return {name: np.array(mine, np.int64) for name, mine in rows.items()}
-
-
-def read_workload(vectors: Path, access: Path, *, held_out: int) -> Workload:
-    """Vectors and access lists whose last `held_out` rows are queries, each as one of its own tenants, turn by turn."""
-    rows = prepared(read_vectors(vectors).values, "cosine", str(vectors))
-    granted = read_access(access)
-    if not 0 < held_out < len(rows):
-        raise UsageFault(f"{held_out} queries of {len(rows)} vectors; expected some, and some left")
-    names = [granted.get(row, []) for row in range(len(rows))]
-    kept = len(rows) - held_out
-    known = {name for mine in names[:kept] for name in mine}
-    asked = [row for row in range(kept, len(rows)) if known & set(names[row])]
-    tenants = [sorted(known & set(names[row]))[row % len(known & set(names[row]))] for row in asked]
-    return Workload(rows[:kept], names[:kept], np.ascontiguousarray(rows[asked]), tenants)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
