@@ -31,10 +31,25 @@ def _exact(query: F32, vectors: F32, slot: int, l2: bool) -> float:
 
 
 @strict
-def _code_score(code: I8, twice: float, shift: int, rows: Bytes, numbers: F32, row: int) -> float:
+def _code_score(code: I8, twice: np.float32, shift: int, rows: Bytes, numbers: F32, row: int) -> float:
     last = numbers.shape[1] - 1
     dot = dot_rows(rows, row, code) - shift
     return float(numbers[row, last] - (twice * numbers[row, last - 1]) * np.float32(dot))
+
+
+@strict
+def _encode(query: F32, mean: F32, code: I8) -> tuple[np.float32, int]:
+    """Write a query's code [s], as `codes.encode_queries` does; its doubled scale, and what code + 128 adds."""
+    largest = np.float32(0)
+    for j in range(len(query)):
+        largest = max(largest, abs(query[j] - mean[j]))
+    scale = largest / np.float32(127) if largest > 0 else np.float32(1)
+    total = 0
+    for j in range(len(query)):
+        whole = min(max(np.rint((query[j] - mean[j]) / scale), np.float32(-127)), np.float32(127))
+        code[j] = np.int8(whole)
+        total += int(whole)
+    return np.float32(2) * scale, 128 * total
 
 
 @compiled
@@ -73,7 +88,7 @@ def _rise(keys: F64, items: I64, at: int) -> None:
 
 @strict
 def _scan(  # noqa: PLR0917
-    code: I8, twice: float, shift: int, slots: I32, start: int, end: int, rows: Bytes, numbers: F32, keys: F64,
+    code: I8, twice: np.float32, shift: int, slots: I32, start: int, end: int, rows: Bytes, numbers: F32, keys: F64,
     items: I64, size: int, width: int,
 ) -> tuple[int, bool]:  # fmt: skip
     """Offer slots[start:end] to the `width` kept ones (a heap, worst first); how many are kept, and whether one came.
@@ -119,7 +134,7 @@ def _place(slot: int, exact: float, order: I64, found: I32, score: F64, count: i
 
 @compiled
 def _walk(  # noqa: PLR0913, PLR0917
-    code: I8, twice: float, shift: int, slots: I32, tail: I32, records: I32, nodes: Bytes, node_numbers: F32,
+    code: I8, twice: np.float32, shift: int, slots: I32, tail: I32, records: I32, nodes: Bytes, node_numbers: F32,
     rows: Bytes, numbers: F32, patience: int, width: int, keys: F64, items: I64, frontier: F64, pending: I64,
 ) -> tuple[int, int]:  # fmt: skip
     """Fill keys and items with the kept slots of one query; how many, and how many it looked at."""
@@ -148,15 +163,15 @@ def _walk(  # noqa: PLR0913, PLR0917
 
 @compiled
 def search_kernel(  # noqa: PLR0913, PLR0917
-    turn: I64, whose: I64, table: I64, queries: F32, codes: I8, twice: F32, shift: I32, nodes: Bytes,
-    node_numbers: F32, rows: Bytes, numbers: F32, vectors: F32, order: I64, l2: bool, found: I32, score: F64,
-    scanned: I64,
+    turn: I64, whose: I64, table: I64, queries: F32, mean: F32, nodes: Bytes, node_numbers: F32, rows: Bytes,
+    numbers: F32, vectors: F32, order: I64, l2: bool, found: I32, score: F64, scanned: I64,
 ) -> None:  # fmt: skip
     """Answer the queries [m, d] that `turn` lists into found [m, k], score [m, k] and scanned [m].
 
     whose [m] is a query's row of the table [g, 8]: address and length of the slots, of the tail and of the records
     (flat) of a tenant, then width (0: exact) and patience. found comes filled with -1.
     """
+    code = np.zeros(rows.shape[1], np.int8)
     most = max(1, table[:, 6].max())
     keys, items = np.empty(most, np.float64), np.empty(most, np.int64)
     frontier, pending = np.empty(table[:, 5].max() + 1, np.float64), np.empty(table[:, 5].max() + 1, np.int64)
@@ -172,8 +187,9 @@ def search_kernel(  # noqa: PLR0913, PLR0917
                         count = _place(slot, near, order, found[q], score[q], count)
             scanned[q] = len(slots) + len(tail)
             continue
+        twice, shift = _encode(queries[q], mean, code)
         kept, scanned[q] = _walk(
-            codes[q], twice[q], shift[q], slots, tail, records, nodes, node_numbers, rows, numbers, row[7], row[6],
+            code, twice, shift, slots, tail, records, nodes, node_numbers, rows, numbers, row[7], row[6],
             keys, items, frontier, pending,
         )  # fmt: skip
         for i in range(kept):

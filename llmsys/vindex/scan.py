@@ -10,15 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmsys.vindex.arrays import F32, F64, I32, I64
 from llmsys.vindex.codes import QueryCodes, code_scores, encode_queries
 from llmsys.vindex.metric import scores
-from llmsys.vindex.search_space import SearchSpace
+from llmsys.vindex.search_space import SearchSpace, read_only
 from llmsys.vindex.tenant_list import Run
 from llmsys.vindex.tenant_tree import CHILDREN, END, FIRST_CHILD, NODE, START
 
@@ -72,15 +70,10 @@ def answer(space: SearchSpace, task: Task, k: int, *, threads: int = 1, compilin
     The compiled loops serve if they start at once, if the queries are worth the wait, or if `compiling` says so.
     """
     kernels = _kernels()
-    if not (compiling or len(task.queries) >= WORTH_COMPILING or _is_ready(kernels)):
+    if not (compiling or len(task.queries) >= WORTH_COMPILING or _start_at_once()):
         return answer_twin(space, task, k)
-    found, coded = Found.nothing(len(task.queries), k), encode_queries(task.queries, space.mean)
-    inputs = (
-        *(task.whose, _table(task, k), task.queries, coded.code, coded.twice_scale, coded.shift),
-        *(space.nodes, space.nodes.view(np.float32), space.rows, space.rows.view(np.float32)),
-        *(space.vectors, space.order),
-    )
-    frozen = [_read_only(one) for one in inputs]
+    found, inputs = Found.nothing(len(task.queries), k), (task.whose, _table(task, k), task.queries)
+    frozen = (*(read_only(one) for one in inputs), *space.frozen)
     turn = np.argsort(task.whose, kind="stable")
 
     def work(part: I64) -> None:
@@ -117,10 +110,12 @@ def _kernels() -> ModuleType:
     return kernels
 
 
-def _is_ready(kernels: ModuleType) -> bool:
+@cache
+def _start_at_once() -> bool:
+    """Whether the compiled loops were on disk when it was first asked."""
     from llmsys.vindex.compiled import is_ready
 
-    return is_ready(kernels.search_kernel)
+    return is_ready(_kernels().search_kernel)
 
 
 def _table(task: Task, k: int) -> I64:
@@ -128,13 +123,6 @@ def _table(task: Task, k: int) -> I64:
     efforts = ((0, 0) if one is None else (max(one.width, k), one.patience) for one in task.efforts)
     rows = [(*run.row, *effort) for run, effort in zip(task.runs, efforts, strict=True)]
     return np.array(rows, np.int64)
-
-
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """A plain read-only view: arrays of memory and of files are then one type, and the loops compile once."""
-    view = array.view(np.ndarray)
-    view.flags.writeable = False
-    return view
 
 
 def _walk(space: SearchSpace, run: Run, kept: "_Kept", patience: int) -> tuple[I32, int]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from llmsys.vindex.arrays import F32, I32
 from llmsys.vindex.cluster_tree import ClusterTree, TreeShape, build_tree, divided, with_split
-from llmsys.vindex.codes import Bytes, encode
+from llmsys.vindex.codes import encode
 from llmsys.vindex.leaf_growth import LeafGrowth
 from llmsys.vindex.operations import Add, Delete, DropTenant, Grant, Operation, Revoke
 from llmsys.vindex.search_space import SearchSpace
@@ -35,15 +35,15 @@ class State:
     seq: int = 0
     splits: int = 0
     _growth: LeafGrowth | None = None
-    _nodes: Bytes | None = None
+    _space: SearchSpace | None = None
 
     def space(self) -> SearchSpace:
         """What any search reads beside a run; no later change touches it."""
-        store = self.store
-        if self._nodes is None:
-            metric = "ip" if store.metric == "ip" else "l2"
-            self._nodes = encode(self.clusters.centroids, store.mean, metric)
-        return SearchSpace(store.metric, store.mean, store.vectors, store.codes, store.order, self._nodes)
+        if self._space is None:
+            store = self.store
+            nodes = encode(self.clusters.centroids, store.mean, "ip" if store.metric == "ip" else "l2")
+            self._space = SearchSpace(store.metric, store.mean, store.vectors, store.codes, store.order, nodes)
+        return self._space
 
     def run(self, name: str) -> Run | None:
         """What a search reads of a tenant; None if it has nothing."""
@@ -103,11 +103,15 @@ class State:
     def _add(self, operation: Add) -> None:
         slot_of = self.store.slot_of
         self.store.delete([slot_of[one] for one in operation.ids if one in slot_of])
+        if self._growth is None:
+            leaf = self.store.leaf[self.store.live_slots()]
+            self._growth = LeafGrowth.of(leaf, self.clusters.leaves, self.shape.max_leaf)
         slots = self.store.append(self.clusters, operation.ids, operation.vectors)
         for name, granted in _by_tenant(slots.tolist(), operation.tenants).items():
             self._grant(name, granted)
 
-        self._split_grown(slots)
+        self._split_grown(slots, self._growth)
+        self._space = None
 
     def _grant(self, name: str, slots: Sequence[int]) -> None:
         found = self.tenant(name)
@@ -124,27 +128,23 @@ class State:
         if not len(found):
             del self.lists[operation.tenant]
 
-    def _split_grown(self, slots: I32) -> None:
+    def _split_grown(self, slots: I32, growth: LeafGrowth) -> None:
         """Split the leaves that new slots have made too large."""
         store, most = self.store, self.shape.max_leaf
-        if self._growth is None:
-            self._growth = LeafGrowth.of(store.leaf[store.live_slots()], self.clusters.leaves, most)
-        else:
-            self._growth.add(store.leaf[slots])
-        for leaf in self._growth.overfull(store.leaf[slots]):
+        growth.add(store.leaf[slots])
+        for leaf in growth.overfull(store.leaf[slots]):
             rows = np.flatnonzero(store.alive[: store.used] & (store.leaf[: store.used] == leaf))
-            if not self._growth.counted(leaf, len(rows)):
+            if not growth.counted(leaf, len(rows)):
                 continue
             parts = divided(store.vectors, rows, max(2, -(-len(rows) // most)), seed=leaf)
             if not parts:
-                self._growth.refuse(leaf)
+                growth.refuse(leaf)
                 continue
             self.clusters = with_split(self.clusters, leaf, np.stack([centre for centre, _ in parts]))
-            self._nodes = None
             store.leaf[: store.used][store.leaf[: store.used] > leaf] += len(parts) - 1
             for number, (_, part) in enumerate(parts):
                 store.leaf[part] = leaf + number
-            self._growth.split(leaf, [len(part) for _, part in parts], most)
+            growth.split(leaf, [len(part) for _, part in parts], most)
             self.splits += 1
 
 

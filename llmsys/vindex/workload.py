@@ -17,7 +17,16 @@ from llmsys.vindex.arrays import F32, I64
 from llmsys.vindex.metric import prepared
 from llmsys.vindex.sources import read_access, read_names
 
-__all__ = ["Workload", "WorkloadShape", "glove_vectors", "held_out", "make_workload", "read_workload", "write_workload"]
+__all__ = [
+    "Workload",
+    "WorkloadShape",
+    "chosen_workload",
+    "glove_vectors",
+    "held_out_workload",
+    "make_workload",
+    "read_workload",
+    "write_workload",
+]
 
 ZIPF_SHIFT = 9
 AROUND_ANCHORS = 0.7
@@ -76,7 +85,19 @@ def make_workload(points: F32, shape: WorkloadShape, seed: int) -> Workload:
     return Workload(unit, access, queries, [names[number] for number in whose])
 
 
-def held_out(vectors: Path, access: Path, *, queries: int) -> Workload:
+def chosen_workload(name: str | None, vectors: Path | None, access: Path | None, *, held_out: int) -> Workload:
+    """The workload of a directory, `glove` made anew with seed 0, or vectors and access lists with queries held out.
+
+    Raises UsageFault unless exactly one kind is asked for.
+    """
+    if name is not None and vectors is None and access is None:
+        return make_workload(glove_vectors(), WorkloadShape(), 0) if name == "glove" else read_workload(Path(name))
+    if name is None and vectors is not None and access is not None:
+        return held_out_workload(vectors, access, queries=held_out)
+    raise UsageFault("no workload; expected --workload, or --vectors with --access")
+
+
+def held_out_workload(vectors: Path, access: Path, *, queries: int) -> Workload:
     """Vectors and access lists whose last rows are queries, each as one of its own tenants, turn by turn."""
     rows = prepared(read_vectors(vectors).values, "cosine", str(vectors))
     granted = read_access(access)

@@ -238,6 +238,25 @@ def test_a_second_writer_is_told_who_writes(indexed):
     assert json.loads(reader.stdout)["vectors"] == 1
 
 
+def test_bench_prints_its_peers_side_by_side_and_names_the_missing(indexed):
+    made = indexed.run(
+        *("vindex", "make-workload", "work", "--vectors", DOCS, "--n", "300", "--tenants", "6", "--sharing", "2"),
+        *("--queries", "40"),
+    )
+    run = indexed.run(
+        *("vindex", "bench", "--workload", "work", "--peer", "faiss flat per tenant", "--json", "--plot", "p.svg"),
+    )
+
+    assert (made.returncode, run.returncode) == (0, 0), made.stderr + run.stderr
+    found = json.loads(run.stdout)
+    assert {row["system"] for row in found["rows"]} == {"vindex", "vindex, a call each", "faiss flat per tenant"}
+    assert {row["visible"] for row in found["rows"]} >= {"own tenants", "1 of 300", "300 of 300"}
+    assert all(row["recall"] == 1 for row in found["rows"] if row["setting"] == "exact")
+    assert {target["reached"] for target in found["targets"]} == {True, False}
+    assert "pgvector" in found["missing"]
+    assert b"<svg" in (indexed.directory / "p.svg").read_bytes()
+
+
 def test_a_closed_pipe_ends_a_search_quietly(indexed):
     run = indexed.pipeline("llmsys vindex export idx | head -1")
 
@@ -263,6 +282,10 @@ def test_a_closed_pipe_ends_a_search_quietly(indexed):
         (("delete", "idx", "4711"), 65, "not in the index"),
         (("export", "idx", "--to", "npy"), 2, "directory"),
         (("tune", "idx", "--recall", "1"), 2, "recall < 1"),
+        (("bench",), 2, "--workload, or --vectors with --access"),
+        (("bench", "--workload", "x", "--vectors", DOCS), 2, "--workload, or --vectors with --access"),
+        (("bench", "--vectors", DOCS, "--access", ACCESS, "--peer", "annoy"), 2, "no peer 'annoy'"),
+        (("make-workload", "w", "--vectors", DOCS, "--n", "4000"), 2, "expected 5500"),
         (("snapshot", "idx", "idx"), 1, "already"),
     ],
 )
