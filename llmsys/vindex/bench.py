@@ -170,15 +170,14 @@ def _read_bytes_s() -> float:
 
 def _contenders(peer: Peer, trial: Trial, missing: dict[str, str]) -> Iterator[Contender]:
     """The settings of a peer; nothing, and the reason, where its package is not there or the workload too large."""
-    try:
-        require(peer.package)
-    except Unavailable as error:
-        missing[peer.name] = str(error)
-        return
     if trial.grants > peer.most_grants:
         missing[peer.name] = f"{trial.grants} grants; it is tried with {peer.most_grants} at most, for its time"
-    else:
+        return
+    try:
+        require(peer.package)
         yield from peer.contenders(trial)
+    except Unavailable as error:
+        missing[peer.name] = str(error)
 
 
 def _own(index: Index, trial: Trial, build_s: float, seed: int) -> Iterator[Contender]:

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from llmsys.errors import BadInput, UsageFault
 from llmsys.vindex import index_files
 from llmsys.vindex.cluster_tree import TreeShape
+from llmsys.vindex.device_scan import DeviceScan
 from llmsys.vindex.index_files import Head, PlanRecord
 from llmsys.vindex.intake import Access, check_access, check_ids, check_tenant, present_ids
 from llmsys.vindex.metric import check_metric, prepared
 from llmsys.vindex.operations import Add, Delete, DropTenant, Grant, Operation, Revoke, encode
 from llmsys.vindex.scan import Effort
-from llmsys.vindex.search import Asked, Hits, ask
+from llmsys.vindex.search import Asked, Hits, ask, planned, visible
 from llmsys.vindex.slot_store import Id
 from llmsys.vindex.state import State, build_state, compacted, retrained
 from llmsys.vindex.view_cache import ViewCache
@@ -34,13 +35,23 @@ __all__ = ["Index"]
 class Index:
     """An open index; a context manager. Mode "w" holds the writer's lock until `close`."""
 
-    def __init__(self, path: Path, head: Head, state: State, log: Log | None, lock: int | None, torn: int) -> None:
+    def __init__(  # noqa: PLR0917
+        self,
+        path: Path,
+        head: Head,
+        state: State,
+        log: Log | None,
+        lock: int | None,
+        torn: int,
+        device: DeviceScan | None = None,
+    ) -> None:
         """Use `build` or `open`."""
         self.path, self.state, self.torn_bytes = path, state, torn
         self._head, self._log, self._lock = head, log, lock
         self._batched = False
         self._views = ViewCache()
         self.guard = threading.RLock()
+        self.device = device
 
     @classmethod
     def build(
@@ -76,8 +87,10 @@ class Index:
         return cls.open(place, mode="w")
 
     @classmethod
-    def open(cls, path: str | Path, mode: str = "r", *, verify: bool = False) -> "Index":
+    def open(cls, path: str | Path, mode: str = "r", *, verify: bool = False, device: str = "cpu") -> "Index":
         """Open an index for reading ("r") or as its one writer ("w"); `verify` reads every byte against its checksum.
+
+        On a device other than "cpu" every search compares all that is visible (see `device_scan`).
 
         `torn_bytes` then says how much of an unfinished last record was dropped. Raises BadInput for what is no index,
         Corrupt, and Locked where another process writes.
@@ -85,15 +98,16 @@ class Index:
         place = Path(path)
         if mode not in ("r", "w"):
             raise ValueError(f"mode is {mode!r}; expected 'r' or 'w'")
+        scan = None if device == "cpu" else DeviceScan(device)
         if mode == "r":
             head, state, _, torn = index_files.read_state(place, verify=verify)
-            return cls(place, head, state, None, None, torn)
+            return cls(place, head, state, None, None, torn, scan)
         index_files.read_head(place)
         lock = index_files.lock(place)
         try:
             head, state, good, torn = index_files.read_state(place, verify=verify)
             index_files.remove_strays(place, head)
-            return cls(place, head, state, index_files.open_log(place, head, good), lock, torn)
+            return cls(place, head, state, index_files.open_log(place, head, good), lock, torn, scan)
         except BaseException:
             os.close(lock)
             raise
@@ -147,7 +161,7 @@ class Index:
         everything is compared where there is none or recall is None. Other threads may change the index meanwhile: an
         answer holds for the moment of the call. Raises as `search.ask` does.
         """
-        return self.asked(queries, tenants, k, where=where, recall=recall, effort=effort).hits(threads)
+        return self.asked(queries, tenants, k, where=where, recall=recall, effort=effort).hits(threads, self.device)
 
     def asked(
         self,
@@ -160,11 +174,25 @@ class Index:
         effort: Effort | None = None,
     ) -> Asked:
         """A search (see `search`) that is taken now and can be run later, on any thread, whatever changes meanwhile."""
-        fitting = [] if recall is None else [plan for plan in self.plans if plan.recall >= recall and plan.k >= k]
-        lowest = min((plan.recall for plan in fitting), default=None)
-        plans = [plan for plan in fitting if plan.recall == lowest]
+        plans = self._plans_for(recall, k)
         with self.guard:
             return ask(self.state, queries, tenants, k=k, where=where, effort=effort, plans=plans, views=self._views)
+
+    def planned(
+        self, tenant: str | None, k: int, *, where: str | None, recall: float | None, effort: Effort | None
+    ) -> tuple[int, Effort | None]:
+        """How many vectors such a search may see, and the effort that it takes; None is the exact scan."""
+        with self.guard:
+            seen = visible(self.state, tenant, where, self._views)
+        count = 0 if seen is None else len(seen)
+        exact = self.device is not None or count == 0
+        return count, None if exact else effort or planned(self._plans_for(recall, k), count)
+
+    def _plans_for(self, recall: float | None, k: int) -> list[PlanRecord]:
+        """The plans of the lowest recall that is enough."""
+        fitting = [] if recall is None else [plan for plan in self.plans if plan.recall >= recall and plan.k >= k]
+        lowest = min((plan.recall for plan in fitting), default=None)
+        return [plan for plan in fitting if plan.recall == lowest]
 
     def add(
         self,

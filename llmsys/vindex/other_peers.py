@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from llmsys.errors import Unavailable
 from llmsys.gpu import require
 from llmsys.vindex.arrays import I64
 from llmsys.vindex.contender import Contender, Peer, Trial, each_built, one_by_one
@@ -110,6 +111,8 @@ def _sqlite_vec(trial: Trial) -> Iterator[Contender]:
     with TemporaryDirectory() as place:
         start = time.perf_counter()
         base = sqlite3.connect(Path(place) / "vectors.db")
+        if not hasattr(base, "enable_load_extension"):
+            raise Unavailable("this Python's sqlite3 loads no extensions", "use a Python that was built with them")
         base.enable_load_extension(True)
         package.load(base)
         kind = f"float[{work.vectors.shape[1]}] distance_metric=cosine"

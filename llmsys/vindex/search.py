@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from llmsys.errors import UsageFault
 from llmsys.vindex.arrays import F32, I32, I64
+from llmsys.vindex.device_scan import DeviceScan
 from llmsys.vindex.index_files import PlanRecord
 from llmsys.vindex.metric import distances, prepared
 from llmsys.vindex.scan import Effort, Found, Task, answer
@@ -46,6 +47,13 @@ class Hits:
         count = int((~np.isnan(self.distances[query])).sum())
         return self.ids[query, :count].tolist(), self.distances[query, :count].tolist()
 
+    def within(self, limit: float, metric: str) -> "Hits":
+        """Only what is no farther than a distance under l2, no less similar than a similarity otherwise."""
+        near = self.distances <= limit if metric == "l2" else self.distances >= limit
+        ids, distances = self.ids.copy(), self.distances.copy()
+        ids[~near], distances[~near] = None if ids.dtype == object else -1, np.nan
+        return Hits(ids, distances, self.scanned, self.seq)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
@@ -59,11 +67,14 @@ class Asked:
     ids: I64 | list[str]
     seq: int
 
-    def hits(self, threads: int = 1) -> Hits:
-        """Run it on so many threads."""
+    def hits(self, threads: int = 1, device: DeviceScan | None = None) -> Hits:
+        """Run it, on so many threads or on a GPU."""
         found = Found.nothing(self.count, self.k)
         if len(self.rows):
-            part = answer(self.space, self.task, self.k, threads=threads)
+            if device is not None:
+                part = device.answer(self.space, self.task, self.k)
+            else:
+                part = answer(self.space, self.task, self.k, threads=threads)
             found.slots[self.rows], found.scores[self.rows] = part.slots, part.scores
             found.scanned[self.rows] = part.scanned
         return _hits(found, self.ids, self.space.metric, self.seq)
