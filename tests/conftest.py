@@ -4,6 +4,7 @@ Runs before any test module is imported, because numpy, torch and Triton read th
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,13 @@ def _share_threads() -> None:
             os.environ.setdefault(name, str(share))
 
 
+def _hear_interrupts() -> None:
+    """Undo what a shell does to background jobs: with SIGINT ignored here, no program a test starts would hear it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_hear_interrupts()
 _share_threads()
 if not _has_cuda():
     os.environ.setdefault("TRITON_INTERPRET", "1")
