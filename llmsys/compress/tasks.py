@@ -1,0 +1,72 @@
+"""Whole jobs of the command line on paths and pipes: decode, inspect, verify.
+
+Chooses by an output's ending what is written; knows no codec and prints nothing.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from llmsys.artifacts import replace_file
+from llmsys.compress.decoding import Archive, Piece, decode_stream, write_array, write_directory_of, write_safetensors
+from llmsys.compress.encoding import TensorLine, TotalLine
+from llmsys.compress.inspecting import inspect_lines, sum_up, verify
+from llmsys.errors import UsageFault
+
+__all__ = ["decode_file", "decode_pipe", "inspect_path", "verify_path"]
+
+
+def decode_pipe(source: BinaryIO, out: str, stdout: BinaryIO, *, memory: int) -> int:
+    """Decode framed records into .npy arrays in a file, or on stdout for `-`; returns how many."""
+    if out == "-":
+        return decode_stream(source, "stdin", stdout, memory=memory)
+    if not out.endswith(".npy"):
+        raise UsageFault(f"a stream decodes into .npy; expected - or a file that ends in .npy, not {out}")
+    with replace_file(Path(out)) as stream:
+        return decode_stream(source, "stdin", stream, memory=memory)
+
+
+def decode_file(
+    source: Path, out: str, stdout: BinaryIO, *, tensor: str | None, rows: tuple[int, int] | None, dtype: str | None
+) -> None:
+    """Decode a compressed file or directory into what `out` ends in. Raises UsageFault where that does not fit."""
+    if rows is not None and tensor is None:
+        raise UsageFault("--rows are of one tensor; expected --tensor NAME beside them")
+    with Archive(source) as archive:
+        names = archive.names() if tensor is None else [tensor]
+        pieces = [archive.piece(name, rows=rows, dtype=dtype) for name in names]
+        if out == "-":
+            for piece in pieces:
+                write_array(stdout, piece)
+        elif out.endswith(".npy"):
+            with replace_file(Path(out)) as stream:
+                write_array(stream, _only(pieces))
+        elif out.endswith(".safetensors"):
+            write_safetensors(Path(out), pieces)
+        elif tensor is None and source.is_dir():
+            write_directory_of(archive, Path(out), dtype=dtype)
+        else:
+            raise UsageFault(f"{out}: expected .npy, .safetensors or -, or a directory for a directory")
+
+
+def inspect_path(source: Path) -> tuple[list[TensorLine], TotalLine]:
+    """A line per tensor and the total, from headers alone."""
+    with Archive(source) as archive:
+        lines = list(inspect_lines(archive))
+        return lines, sum_up(lines, file_bytes=sum(container.size for container in archive.containers))
+
+
+def verify_path(source: Path, *, deep: bool, advance: Callable[[int], None]) -> int:
+    """Check every tensor and return how many there are; `advance` is called for each."""
+    checked = 0
+    with Archive(source) as archive:
+        for _ in verify(archive, deep=deep):
+            advance(1)
+            checked += 1
+    return checked
+
+
+def _only(pieces: list[Piece]) -> Piece:
+    if len(pieces) != 1:
+        raise UsageFault(f"{len(pieces)} tensors do not go into one .npy; expected --tensor NAME")
+    return pieces[0]
