@@ -58,13 +58,12 @@ def encode(
     Norms, biases, tensors of fewer than 4,096 values and tensors of whole numbers stay as they are.
     Example: llmsys compress encode model/ small/ --bits 3.0 --keep '*.embed_tokens.*'
     """
-    from llmsys import gpu
     from llmsys.compress.requests import EncodeRequest
 
     request = EncodeRequest(
         bits=bits, nmse=nmse, size=parse_size(size), lossless=lossless, codec=codec, allocate=allocate,
         trellis=trellis, keep=tuple(keep or ()), bits_for=tuple(bits_for or ()), plan_in=plan_in, plan_out=plan_out,
-        jobs=jobs or gpu.usable_cpus(), memory=parse_size(memory) or 0,
+        jobs=jobs, memory=parse_size(memory) or 0,
     )  # fmt: skip
     if source == "-" or out == "-":
         _encode_stream(request, source, out)

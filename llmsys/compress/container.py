@@ -16,11 +16,14 @@ import numpy as np
 
 from llmsys.artifacts import TensorFile, open_tensors
 from llmsys.compress.codecs import CODECS, checked, decode_span
+from llmsys.compress.coded import Numbers
 from llmsys.compress.errors import BadBitstream
 from llmsys.compress.number_formats import NumberFormat, Words, number_format
-from llmsys.compress.records import DOCUMENT_KEY, VERSION, Document, TensorEntry, check_entry
+from llmsys.compress.records import DOCUMENT_KEY, VERSION, Chunk, Document, TensorEntry, check_entry, checksum_of
 
-__all__ = ["Container", "is_compressed"]
+__all__ = ["Container", "file_bytes", "is_compressed", "largest_record", "record_bytes"]
+
+LARGEST = (1 << 64) - 1
 
 
 def is_compressed(file: TensorFile) -> bool:
@@ -133,17 +136,36 @@ class Container:
         for name, entry in self.entries.items():
             where = f"{self.path}: {name}"
             info = self._file.tensors.get(name)
-            if info is None or info.dtype != "U8" or len(info.shape) != 1:
+            if info is None or (entry.codec != "raw" and (info.dtype != "U8" or len(info.shape) != 1)):
                 raise BadBitstream(where, "a record without its bytes", "a U8 tensor of that name")
-            check_entry(entry, stored_bytes=info.shape[0], codecs=CODECS, where=where)
+            begin, end = info.data_offsets
+            check_entry(entry, stored_bytes=end - begin, codecs=CODECS, where=where)
+            if entry.codec == "raw" and (info.dtype, info.shape) != (entry.format.stored, entry.shape):
+                raise BadBitstream(where, f"a record of {entry.dtype} {entry.shape}", f"{info.dtype} {info.shape}")
 
 
 def record_bytes(name: str, entry: TensorEntry) -> int:
     """What a coded tensor takes in a file's header: its record, a string within JSON, and its line beside the data."""
     record = msgspec.json.encode({name: entry}).decode()
     quoted = len(msgspec.json.encode(record)) - 3
-    offsets = len(str(entry.stored_bytes)) + 2 * 12
+    offsets = len(str(entry.stored_bytes)) + 2 * 10
     return quoted + len(name.encode()) + offsets + len('"":{"dtype":"U8","shape":[],"data_offsets":[,]},')
+
+
+def file_bytes() -> int:
+    """What a file takes beside its tensors and their records: the header's frame, filled up to 8 bytes."""
+    document = msgspec.json.encode(Document(VERSION, LARGEST, {})).decode()
+    return 8 + 7 + len(msgspec.json.encode({"__metadata__": {DOCUMENT_KEY: document}}))
+
+
+def largest_record(numbers: Numbers, stored_bytes: int) -> TensorEntry:
+    """A record of a tensor coded into so many bytes, every other number as long as it may get."""
+    layout = numbers.layout
+    table = [Chunk(first, lines, stored_bytes, stored_bytes, LARGEST) for first, lines in layout.chunks()]
+    side = (min(stored_bytes, 9_999), LARGEST)
+    return TensorEntry(
+        numbers.shape, numbers.format.name, "tq", layout.width, side, tuple(table), nmse=0.012345678901234567
+    )
 
 
 def _read_document(file: TensorFile) -> Document:
@@ -156,4 +178,6 @@ def _read_document(file: TensorFile) -> Document:
         raise BadBitstream(where, f"no record of tensors ({error})", "what encode wrote") from error
     if found.version != VERSION:
         raise BadBitstream(where, f"format version {found.version}", f"version {VERSION}")
+    if found.checksum != checksum_of(found.tensors):
+        raise BadBitstream(where, "records that do not match their checksum", "what encode wrote")
     return found

@@ -17,7 +17,7 @@ from llmsys.artifacts import name_beside, replace_file
 from llmsys.compress.coded import Coded
 from llmsys.compress.errors import BadBitstream
 from llmsys.compress.frames import CHECKSUM, FrameHeader, read_frames, write_frame
-from llmsys.compress.records import DOCUMENT_KEY, VERSION, Document, TensorEntry
+from llmsys.compress.records import DOCUMENT_KEY, VERSION, Document, TensorEntry, checksum_of
 from llmsys.errors import UsageFault
 
 __all__ = ["ContainerWriter", "open_writer", "part_path"]
@@ -118,8 +118,7 @@ def _file_order(entries: dict[str, TensorEntry]) -> list[str]:
 def _header(entries: dict[str, TensorEntry], recorded: dict[str, TensorEntry]) -> bytes:
     """A safetensors header, filled with spaces to 8 bytes: one metadata key, whose records stand in the order of
     `recorded`, then every tensor in the order of `entries`."""
-    coded = {name: entry for name, entry in recorded.items() if entry.codec != "raw"}
-    document = msgspec.json.encode(Document(VERSION, coded)).decode()
+    document = msgspec.json.encode(Document(VERSION, checksum_of(recorded), recorded)).decode()
     header: dict[str, object] = {"__metadata__": {DOCUMENT_KEY: document}}
     offset = 0
     for name, entry in entries.items():

@@ -15,20 +15,19 @@ import msgspec
 
 from llmsys.artifacts import replace_file
 from llmsys.compress.coded import Coded, Numbers, Target
-from llmsys.compress.container import record_bytes
+from llmsys.compress.container import file_bytes, largest_record, record_bytes
 from llmsys.compress.container_writer import ContainerWriter, open_writer
 from llmsys.compress.errors import UnsupportedValues
 from llmsys.compress.exact import constant_word, encode_constant, encode_lossless, encode_raw
 from llmsys.compress.planning import PlanLine
-from llmsys.compress.records import Chunk, TensorEntry
+from llmsys.compress.records import TensorEntry
 from llmsys.compress.sources import Source, SourceFile
 from llmsys.compress.tensor_encoder import encode_tq
 
 __all__ = ["ENCODERS", "Goal", "TensorLine", "TotalLine", "encode_source", "encode_tensor", "line_of"]
 
 ENCODERS = ("tq", "lossless", "raw")
-FILE_OVERHEAD = 104
-SLACK_BITS = 0.0035
+SLACK_BITS = 0.0025
 """How far below the wanted rate, in bits per value, a stream may stay; records add at most a little to it."""
 
 
@@ -72,7 +71,7 @@ class Goal:
 
 def line_of(name: str, entry: TensorEntry) -> TensorLine:
     """The line of a tensor by its record."""
-    size = entry.stored_bytes + (record_bytes(name, entry) if entry.codec != "raw" else 0)
+    size = entry.stored_bytes + record_bytes(name, entry)
     bits = 8 * size / entry.values if entry.values else 0.0
     return TensorLine(name, entry.shape, entry.dtype, entry.codec, bits, entry.nmse, size)
 
@@ -122,7 +121,7 @@ def _encode_file(
     yield from (line_of(name, entry) for name, entry in done.items())
     waiting = [tensor for tensor in file.tensors if tensor.name not in done]
     lossy = sum(lines[tensor.name].bits is not None for tensor in file.tensors)
-    overhead = -(-FILE_OVERHEAD // max(1, lossy))
+    overhead = -(-file_bytes() // max(1, lossy))
     inner = goal.jobs if len(waiting) == 1 else 1
 
     def work(tensor: Numbers) -> Coded:
@@ -158,15 +157,5 @@ def _target(tensor: Numbers, line: PlanLine, goal: Goal, overhead: int) -> Targe
         return Target(nmse=goal.nmse, step=goal.step)
     values = tensor.layout.values
     budget = int(line.bits * values / 8) - overhead
-    room = budget - record_bytes(tensor.name, _largest_record(tensor, budget))
+    room = budget - record_bytes(tensor.name, largest_record(tensor, budget))
     return Target(stored_bytes=room, slack_bytes=max(4, int(SLACK_BITS * values / 8)))
-
-
-def _largest_record(tensor: Numbers, stored_bytes: int) -> TensorEntry:
-    """A record with every number as long as it may get."""
-    largest, layout = (1 << 64) - 1, tensor.layout
-    table = [Chunk(first, lines, stored_bytes, stored_bytes, largest) for first, lines in layout.chunks()]
-    side = (99_999, largest)
-    return TensorEntry(
-        tensor.shape, tensor.format.name, "tq", layout.width, side, tuple(table), nmse=0.123456789012345678
-    )

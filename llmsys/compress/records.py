@@ -9,11 +9,22 @@ from collections.abc import Collection
 from typing import Annotated
 
 import msgspec
+import xxhash
 
 from llmsys.compress.errors import BadBitstream
 from llmsys.compress.number_formats import FORMATS, NumberFormat
 
-__all__ = ["CHUNK_VALUES", "DOCUMENT_KEY", "VERSION", "WIDEST_LINE", "Chunk", "Document", "TensorEntry", "check_entry"]
+__all__ = [
+    "CHUNK_VALUES",
+    "DOCUMENT_KEY",
+    "VERSION",
+    "WIDEST_LINE",
+    "Chunk",
+    "Document",
+    "TensorEntry",
+    "check_entry",
+    "checksum_of",
+]
 
 DOCUMENT_KEY = "llmsys.compress"
 VERSION = 1
@@ -72,10 +83,19 @@ class TensorEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Document(msgspec.Struct, frozen=True):
-    """What stands under the one metadata key of a file: its format's version, and the coded tensors by name."""
+    """What stands under the one metadata key of a file: its format's version, and every tensor's record by name.
+
+    `checksum` is the xxh3-64 of the records as JSON.
+    """
 
     version: int
+    checksum: Count
     tensors: dict[str, TensorEntry]
+
+
+def checksum_of(tensors: dict[str, TensorEntry]) -> int:
+    """The xxh3-64 of records as they are written."""
+    return xxhash.xxh3_64_intdigest(msgspec.json.encode(tensors))
 
 
 def check_entry(entry: TensorEntry, *, stored_bytes: int, codecs: Collection[str], where: str) -> None:

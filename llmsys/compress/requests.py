@@ -3,11 +3,13 @@
 Joins targets, selection and plan files; knows no codec's bytes.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from llmsys.compress.container import file_bytes
 from llmsys.compress.encoding import ENCODERS, Goal, TensorLine, TotalLine, encode_source
 from llmsys.compress.inspecting import sum_up
 from llmsys.compress.planning import PlanLine, Selection, make_plan, parse_bits_for, read_plan, write_plan
@@ -19,6 +21,8 @@ from llmsys.errors import UsageFault
 __all__ = ["EncodeRequest", "Prepared"]
 
 DEFAULT_BITS = 4.0
+RECORD_BYTES = 400
+"""What the record of a tensor that is left as it is takes at most, beside its name twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,9 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class EncodeRequest:
-    """A target (bits, nmse, size in bytes, or lossless; 4 bits where none is given) and how to reach it."""
+    """A target (bits, nmse, size in bytes, or lossless; 4 bits where none is given) and how to reach it.
+
+    `jobs` 0 is one per CPU that the process may use."""
 
     bits: float | None = None
     nmse: float | None = None
@@ -96,19 +102,18 @@ class EncodeRequest:
         return Selection(codec, is_model, self.keep, parse_bits_for(self.bits_for))
 
     def _goal(self) -> Goal:
-        return Goal(nmse=self.nmse, trellis=self.trellis, jobs=self.jobs, memory=self.memory)
+        # the affinity alone: llmsys.gpu knows quotas too, but would load torch, which a stream in bounded memory must not
+        jobs = self.jobs or len(os.sched_getaffinity(0))
+        return Goal(nmse=self.nmse, trellis=self.trellis, jobs=jobs, memory=self.memory)
 
     def _bits(self, source: Source, selection: Selection) -> float | None:
         if self.nmse is not None or self.lossless:
             return None
         if self.size is None:
             return self.bits if self.bits is not None else DEFAULT_BITS
-        coded = [tensor for tensor in source.tensors if selection.codec_of(tensor) != "raw"]
-        others = sum(t.layout.values * t.format.bits // 8 for t in source.tensors if selection.codec_of(t) == "raw")
-        header = 300 * len(source.files) + sum(
-            100 + len(tensor.name) for tensor in source.tensors if tensor not in coded
-        )
-        values = sum(tensor.layout.values for tensor in coded)
+        plain = [tensor for tensor in source.tensors if selection.codec_of(tensor) == "raw"]
+        others = sum(RECORD_BYTES + 2 * len(one.name) + one.layout.values * one.format.bits // 8 for one in plain)
+        values = sum(one.layout.values for one in source.tensors) - sum(one.layout.values for one in plain)
         if not values:
             raise UsageFault(f"{source.path} has no tensor that is coded; expected at least one beside --size")
-        return 8 * (self.size - others - header) / values
+        return 8 * (self.size - others - file_bytes() * len(source.files)) / values

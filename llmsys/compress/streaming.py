@@ -10,6 +10,7 @@ import msgspec
 
 from llmsys.artifacts import NpyRun, read_npy_runs
 from llmsys.compress.coded import Coded, in_memory
+from llmsys.compress.container import largest_record, record_bytes
 from llmsys.compress.encoding import Goal, TensorLine, encode_tensor, line_of
 from llmsys.compress.frames import FrameHeader, frame_bytes, write_frame
 from llmsys.compress.planning import PlanLine, Selection, check_bits
@@ -43,7 +44,9 @@ def _encode_run(
     codec = selection.codec_of(tensor)
     parts = None if run.rows.shape == run.whole else run.whole
     header = FrameHeader(name, whole=parts, first_row=run.first_row)
-    bare = frame_bytes(len(msgspec.json.encode(header)), 0) + len('"entry":{},')
+    record = largest_record(tensor, run.rows.nbytes // 4)
+    framed = frame_bytes(len(msgspec.json.encode(msgspec.structs.replace(header, entry=record))), 0)
+    bare = framed - record_bytes(name, record)
     line = PlanLine(name, codec, None if codec in ("raw", "lossless") else bits)
     coded: Coded = encode_tensor(tensor, line, goal, overhead=bare, jobs=goal.jobs)
     written = write_frame(out, msgspec.structs.replace(header, entry=coded.entry), coded)

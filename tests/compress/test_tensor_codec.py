@@ -1,4 +1,4 @@
-"""`tq`: shapes, types and ranges of every kind come back within the error that the record states, the same everywhere."""
+"""`tq`: shapes, types and ranges of every kind come back within the error that the record states."""
 
 import msgspec
 import numpy as np

@@ -86,7 +86,7 @@ def test_symbols_far_beyond_the_tables_stay_exact():
     ("states", "bits", "bound"), [(8, 3.0, 0.75), (8, 2.0, 1.0), (4, 3.0, 0.9), (0, 3.0, 1.60), (0, 2.0, 1.60)]
 )
 def test_a_gaussian_source_is_coded_within_the_stated_distance_of_shannon_s_bound(states, bits, bound):
-    """500,000 values of seed 0: the standard error of the NMSE is under 0.2 %, 0.01 dB; all bytes of the stream count."""
+    """500,000 values of seed 0: the NMSE's standard error is under 0.2 %, 0.01 dB; all bytes of the stream count."""
     values = np.random.default_rng(0).standard_normal((1000, 500)).astype(np.float32)
     coded = code_to_bits(values, bits, trellis=states)
     rate = 8 * coded.entry.stored_bytes / values.size
@@ -103,7 +103,7 @@ def test_more_states_never_cost_quality():
 
 
 def test_a_laplace_source_beats_the_shannon_lower_bound_of_a_gaussian():
-    """A Laplace source needs 0.1 bit less than a Gaussian of its variance (h = log2(2eb)); the gap may be 0.8 dB more."""
+    """A Laplace source needs 0.1 bit less than a Gaussian of its variance, h = log2(2eb); 0.8 dB may be lost."""
     values = np.random.default_rng(2).laplace(size=(1000, 400)).astype(np.float32)
     coded = code_to_bits(values, 3.0)
     rate = 8 * coded.entry.stored_bytes / values.size
