@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmsys.cli._compress_options import MemorySize, parse_size
+from llmsys.cli._compress_options import AllowVideo, MemorySize, parse_size
 from llmsys.cli._options import Json, Quiet, one_of
 from llmsys.cli._render import note, progress, table
 from llmsys.cli._streams import records_out
@@ -27,6 +27,7 @@ def decode(
         typer.Option("--dtype", help="Floats as bf16, f16 or f32.", callback=one_of("bf16", "f16", "f32")),
     ] = None,
     memory: MemorySize = "2GiB",
+    allow_video: AllowVideo = False,
     quiet: Quiet = False,
 ) -> None:
     """Turn compressed tensors back into plain ones; rows read only the chunks that hold them.
@@ -38,10 +39,14 @@ def decode(
     if source == "-":
         if tensor or rows or dtype:
             raise typer.BadParameter("a stream is decoded whole; expected no --tensor, --rows or --dtype")
-        tasks.decode_pipe(sys.stdin.buffer, out, sys.stdout.buffer, memory=parse_size(memory) or 0)
+        tasks.decode_pipe(
+            sys.stdin.buffer, out, sys.stdout.buffer, memory=parse_size(memory) or 0, allow_video=allow_video
+        )
         return
     wanted = decoding.parse_rows(rows) if rows else None
-    tasks.decode_file(Path(source), out, sys.stdout.buffer, tensor=tensor, rows=wanted, dtype=dtype)
+    tasks.decode_file(
+        Path(source), out, sys.stdout.buffer, tensor=tensor, rows=wanted, dtype=dtype, allow_video=allow_video
+    )
 
 
 def inspect(source: Coded, *, json: Json = False, quiet: Quiet = False) -> None:
@@ -71,6 +76,7 @@ def verify(
     source: Coded,
     *,
     deep: Annotated[bool, typer.Option("--deep", help="Decode everything too.")] = False,
+    allow_video: AllowVideo = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -81,7 +87,7 @@ def verify(
     from llmsys.compress import tasks
 
     with progress("tensors") as advance:
-        checked = tasks.verify_path(source, deep=deep, advance=advance)
+        checked = tasks.verify_path(source, deep=deep, allow_video=allow_video, advance=advance)
     if json or not sys.stdout.isatty():
         with records_out() as out:
             out.write({"tensors": checked, "sound": True, "deep": deep})

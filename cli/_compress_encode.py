@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["VERBS"]
 
+CODECS = ("tq", "x265", "x264", "svtav1", "hevc_nvenc", "h264_nvenc", "av1_nvenc")
+
 Input = Annotated[
     str, typer.Argument(metavar="IN", help="A model directory, .safetensors, .gguf or .npy; - is .npy on stdin.")
 ]
@@ -32,7 +34,10 @@ def encode(
     nmse: Annotated[float | None, typer.Option("--nmse", min=1e-9, max=1, help="Squared error over variance.")] = None,
     size: Annotated[str | None, typer.Option("--size", metavar="SIZE", help="Size of the output, as 1.2GiB.")] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit.")] = False,
-    codec: Annotated[str, typer.Option("--codec", help="tq.", callback=one_of("tq"))] = "tq",
+    qp: Annotated[int | None, typer.Option("--qp", min=0, help="Quality of a video engine, 0 the finest.")] = None,
+    codec: Annotated[
+        str, typer.Option("--codec", help=f"One of {', '.join(CODECS)}.", callback=one_of(*CODECS))
+    ] = "tq",
     allocate: Annotated[
         str,
         typer.Option(
@@ -46,6 +51,11 @@ def encode(
     ] = None,
     plan_in: Annotated[Path | None, typer.Option("--plan-in", metavar="FILE", help="Bits per tensor.")] = None,
     plan_out: Annotated[Path | None, typer.Option("--plan-out", metavar="FILE", help="Write the plan.")] = None,
+    depth: Annotated[int, typer.Option("--depth", help="Bits of a video sample: 8, 10 or 12.")] = 10,
+    chroma: Annotated[
+        str, typer.Option("--chroma", help="420, constant; gray is refused by GPUs.", callback=one_of("420", "gray"))
+    ] = "420",
+    preset: Annotated[str, typer.Option("--preset", help="The video encoder's preset; ours if empty.")] = "",
     jobs: Jobs = 0,
     memory: MemorySize = "2GiB",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with OUT.part of a run that was cut.")] = False,
@@ -59,11 +69,12 @@ def encode(
     Example: llmsys compress encode model/ small/ --bits 3.0 --keep '*.embed_tokens.*'
     """
     from llmsys.compress.requests import EncodeRequest
+    from llmsys.compress.video import VideoSettings
 
     request = EncodeRequest(
         bits=bits, nmse=nmse, size=parse_size(size), lossless=lossless, codec=codec, allocate=allocate,
         trellis=trellis, keep=tuple(keep or ()), bits_for=tuple(bits_for or ()), plan_in=plan_in, plan_out=plan_out,
-        jobs=jobs, memory=parse_size(memory) or 0,
+        jobs=jobs, qp=qp, video=VideoSettings(depth, chroma, preset), memory=parse_size(memory) or 0,
     )  # fmt: skip
     if source == "-" or out == "-":
         _encode_stream(request, source, out)

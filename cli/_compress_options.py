@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Jobs", "MemorySize", "parse_size"]
+__all__ = ["AllowVideo", "Jobs", "MemorySize", "parse_size"]
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -26,6 +26,7 @@ def _check_size(text: str) -> str:
     return text
 
 
+AllowVideo = Annotated[bool, typer.Option("--allow-video", help="Decode video streams too; only from who you trust.")]
 Jobs = Annotated[int, typer.Option("--jobs", min=0, help="Tensors or chunks coded at once; 0: one per usable CPU.")]
 MemorySize = Annotated[
     str,

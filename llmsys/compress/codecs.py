@@ -14,10 +14,13 @@ from llmsys.compress.exact import decode_constant, decode_lossless, decode_raw
 from llmsys.compress.number_formats import Words
 from llmsys.compress.records import TensorEntry
 from llmsys.compress.tensor_codec import decode_tq
+from llmsys.compress.video import VIDEO_CODECS, decode_video
+from llmsys.errors import UsageFault
 
-__all__ = ["CODECS", "checked", "decode_all", "decode_span"]
+__all__ = ["CODECS", "check_trusted", "checked", "decode_all", "decode_span"]
 
 CHUNKED: dict[str, Chunked] = {"lossless": decode_lossless, "raw": decode_raw, "tq": decode_tq}
+CHUNKED |= dict.fromkeys(VIDEO_CODECS, decode_video)
 CODECS = frozenset(CHUNKED) | {"constant"}
 
 ReadBytes = Callable[[int, int], bytes]
@@ -45,6 +48,15 @@ def decode_span(entry: TensorEntry, read: ReadBytes, start: int, stop: int, wher
         low, high = max(first, start), min(after, stop)
         result[low - start : high - start] = words[low - first : high - first]
     return result
+
+
+def check_trusted(entry: TensorEntry, where: str, *, allow_video: bool) -> None:
+    """Refuse a video stream unless it is allowed: a video decoder is far more code than a stranger should reach.
+
+    Raises UsageFault at `where`.
+    """
+    if entry.codec in VIDEO_CODECS and not allow_video:
+        raise UsageFault(f"{where} is a video stream; give --allow-video if you trust who wrote it")
 
 
 def decode_all(entry: TensorEntry, data: bytes, where: str) -> Words:

@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 
 from llmsys.artifacts import TensorFile, open_tensors
-from llmsys.compress.codecs import CODECS, checked, decode_span
-from llmsys.compress.coded import Numbers
+from llmsys.compress.blob import Blob, blob_of
+from llmsys.compress.codecs import CODECS, check_trusted, checked, decode_span
+from llmsys.compress.coded import Coded, Numbers
 from llmsys.compress.errors import BadBitstream
 from llmsys.compress.number_formats import NumberFormat, Words, number_format
 from llmsys.compress.records import DOCUMENT_KEY, VERSION, Chunk, Document, TensorEntry, check_entry, checksum_of
@@ -34,12 +35,13 @@ def is_compressed(file: TensorFile) -> bool:
 class Container:
     """An open compressed file; `bytes_read` counts what its tensors cost, the header left out.
 
-    Raises BadBitstream for a record that contradicts the file, another version, or a codec that is not known;
-    OSError for a file that cannot be read.
+    Video streams decode only with `allow_video`. Raises BadBitstream for a record that contradicts the file, another
+    version, or a codec that is not known; OSError for a file that cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, allow_video: bool = False) -> None:
         self.path = path
+        self._allow_video = allow_video
         self._file = open_tensors(path)
         self.entries = _read_document(self._file).tensors
         self._check()
@@ -95,12 +97,21 @@ class Container:
         stop = math.prod(self.shape(name)) if stop is None else stop
         entry, base = self.entry(name), self._file.data_start + self._file.info(name).data_offsets[0]
         if entry is not None:
+            check_trusted(entry, f"{self.path}: {name}", allow_video=self._allow_video)
             return decode_span(
                 entry, lambda at, length: self._read(base + at, length), start, stop, f"{self.path}: {name}"
             )
         word = self.format(name).word
         data = self._read(base + start * word.itemsize, (stop - start) * word.itemsize)
         return np.frombuffer(data, word)
+
+    def blob(self, name: str) -> Blob:
+        """A tensor's bytes with its record. Raises BadInput for no such tensor."""
+        entry, info = self.entry(name), self._file.info(name)
+        if entry is None:
+            raise BadBitstream(f"{self.path}: {name}", "no record", "what encode wrote")
+        begin, end = info.data_offsets
+        return blob_of(Coded(entry, [self._read(self._file.data_start + begin, end - begin)]))
 
     def check(self, name: str, *, deep: bool) -> None:
         """Compare every checksum of a tensor; `deep` decodes it too. Raises BadBitstream with tensor and chunk."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsys.artifacts import open_tensors, replace_file
-from llmsys.compress.codecs import decode_all
+from llmsys.compress.codecs import check_trusted, decode_all
 from llmsys.compress.container import Container, is_compressed
 from llmsys.compress.errors import BadBitstream
 from llmsys.compress.frames import Frame, read_frames
@@ -50,14 +50,14 @@ class Piece:
 class Archive:
     """An open compressed file, or a directory of them: tensors by name, and where each lies."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, allow_video: bool = False) -> None:
         self.path = path
         files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
         files = [file for file in files if not path.is_dir() or is_compressed(open_tensors(file))]
         if not files:
             raise BadInput(str(path), "no compressed file in it", "what `llmsys compress encode` wrote")
         self._stack = ExitStack()
-        self.containers = [self._stack.enter_context(Container(file)) for file in files]
+        self.containers = [self._stack.enter_context(Container(file, allow_video=allow_video)) for file in files]
         self._places = {name: container for container in self.containers for name in container.names()}
 
     def __enter__(self) -> "Archive":
@@ -146,7 +146,7 @@ def write_directory_of(archive: Archive, out: Path, *, dtype: str | None = None)
         write_safetensors(out / container.path.name, pieces)
 
 
-def decode_stream(source: BinaryIO, name: str, out: BinaryIO, *, memory: int) -> int:
+def decode_stream(source: BinaryIO, name: str, out: BinaryIO, *, memory: int, allow_video: bool = False) -> int:
     """Turn frames into .npy arrays, one after another; returns how many. Raises BadBitstream as `read_frames` does."""
     arrays, open_rows = 0, 0
     whole: tuple[int, ...] = ()
@@ -154,6 +154,7 @@ def decode_stream(source: BinaryIO, name: str, out: BinaryIO, *, memory: int) ->
         entry = frame.header.entry
         if entry is None:
             continue
+        check_trusted(entry, f"{name}: {frame.header.name}", allow_video=allow_video)
         if not open_rows:
             whole = frame.header.whole or entry.shape
             open_rows = whole[0] if whole else 1

@@ -23,10 +23,11 @@ from llmsys.compress.planning import PlanLine
 from llmsys.compress.records import TensorEntry
 from llmsys.compress.sources import Source, SourceFile
 from llmsys.compress.tensor_encoder import encode_tq
+from llmsys.compress.video import DEFAULT_VIDEO, VIDEO_CODECS, VideoSettings, encode_video
 
 __all__ = ["ENCODERS", "Goal", "TensorLine", "TotalLine", "encode_source", "encode_tensor", "line_of"]
 
-ENCODERS = ("tq", "lossless", "raw")
+ENCODERS = ("tq", *VIDEO_CODECS, "lossless", "raw")
 SLACK_BITS = 0.0025
 """How far below the wanted rate, in bits per value, a stream may stay; records add at most a little to it."""
 
@@ -56,17 +57,18 @@ class TotalLine(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """How each tensor is coded: one error for all, one step, or the plan's bits; the trellis and the threads."""
+    """How each tensor is coded: one error or one video quality for all, or the plan's bits; trellis, video, threads."""
 
     nmse: float | None = None
-    step: float | None = None
+    quality: int | None = None
     trellis: int = 8
+    video: VideoSettings = DEFAULT_VIDEO
     jobs: int = 1
     memory: int = 2 << 30
 
     def described(self) -> str:
         """What the bytes depend on."""
-        return f"nmse={self.nmse} step={self.step} trellis={self.trellis}"
+        return f"nmse={self.nmse} quality={self.quality} trellis={self.trellis} {self.video}"
 
 
 def line_of(name: str, entry: TensorEntry) -> TensorLine:
@@ -90,7 +92,10 @@ def encode_tensor(tensor: Numbers, line: PlanLine, goal: Goal, *, overhead: int 
         return encode_constant(tensor, word)
     if line.codec == "lossless":
         return encode_lossless(tensor, jobs=jobs)
-    return encode_tq(tensor, _target(tensor, line, goal, overhead), trellis=goal.trellis, jobs=jobs)
+    target = _target(tensor, line, goal, overhead)
+    if line.codec in VIDEO_CODECS:
+        return encode_video(tensor, target, line.codec, goal.video, jobs=jobs)
+    return encode_tq(tensor, target, trellis=goal.trellis, jobs=jobs)
 
 
 def encode_source(
@@ -108,6 +113,8 @@ def encode_source(
         for companion in source.companions:
             with replace_file(out / companion.name) as stream, companion.open("rb") as original:
                 shutil.copyfileobj(original, stream)
+    if source.write_companions is not None:
+        source.write_companions(out)
     for file in source.files:
         path = out if file.name is None else out / file.name
         with open_writer(path, settings=described, resume=resume, memory=goal.memory) as writer:
@@ -154,7 +161,7 @@ def _in_order(
 
 def _target(tensor: Numbers, line: PlanLine, goal: Goal, overhead: int) -> Target:
     if line.bits is None:
-        return Target(nmse=goal.nmse, step=goal.step)
+        return Target(nmse=goal.nmse, quality=goal.quality)
     values = tensor.layout.values
     budget = int(line.bits * values / 8) - overhead
     room = budget - record_bytes(tensor.name, largest_record(tensor, budget))

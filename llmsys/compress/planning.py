@@ -18,7 +18,17 @@ from llmsys.compress.errors import TargetUnreachable
 from llmsys.compress.tensor_encoder import sampled_rate
 from llmsys.errors import UsageFault
 
-__all__ = ["BITS", "PlanLine", "Selection", "make_plan", "parse_bits_for", "read_plan", "write_plan"]
+__all__ = [
+    "BITS",
+    "SMALLEST_TENSOR",
+    "PlanLine",
+    "Selection",
+    "check_bits",
+    "make_plan",
+    "parse_bits_for",
+    "read_plan",
+    "write_plan",
+]
 
 SMALLEST_TENSOR = 4096
 BITS = (0.1, 8.0)

@@ -16,6 +16,8 @@ from llmsys.compress.planning import PlanLine, Selection, make_plan, parse_bits_
 from llmsys.compress.sources import Source, open_input
 from llmsys.compress.streaming import encode_stream
 from llmsys.compress.trellis import MACHINES
+from llmsys.compress.video import DEFAULT_VIDEO, VideoSettings
+from llmsys.compress.video_engines import ENGINES, engine_named
 from llmsys.errors import UsageFault
 
 __all__ = ["EncodeRequest", "Prepared"]
@@ -55,7 +57,9 @@ class EncodeRequest:
     lossless: bool = False
     codec: str = "tq"
     allocate: str = "equal-noise"
+    qp: int | None = None
     trellis: int = 8
+    video: VideoSettings = DEFAULT_VIDEO
     keep: tuple[str, ...] = ()
     bits_for: tuple[str, ...] = ()
     plan_in: Path | None = None
@@ -66,6 +70,7 @@ class EncodeRequest:
     def prepare(self, path: Path) -> Prepared:
         """Read the input's headers and make its plan. Raises UsageFault for what contradicts itself."""
         self._check()
+        self.check_engine()
         source = open_input(path)
         selection = self._selection(is_model=source.is_model)
         if self.plan_in is not None:
@@ -75,39 +80,67 @@ class EncodeRequest:
             plan = make_plan(source.tensors, selection, bits=bits, allocate=self.allocate)
         if self.plan_out is not None:
             write_plan(self.plan_out, plan)
-        return Prepared(source, plan, self._goal())
+        return Prepared(source, plan, self.goal())
 
     def encode_stream(self, source: BinaryIO, out: BinaryIO) -> Iterator[TensorLine]:
         """Code .npy arrays of a pipe into frames. Raises UsageFault for options that need the whole input."""
         self._check()
+        self.check_engine()
         if self.size is not None or self.plan_in or self.plan_out or self.bits_for:
             raise UsageFault("a stream has no size and no plan; expected --bits, --nmse or --lossless")
-        bits = None if self.nmse is not None or self.lossless else self.bits or DEFAULT_BITS
+        bits = None if self._open_rate else self.bits or DEFAULT_BITS
         selection = self._selection(is_model=False)
-        return encode_stream(source, "stdin", out, selection, self._goal(), bits=bits)
+        return encode_stream(source, "stdin", out, selection, self.goal(), bits=bits)
+
+    def check_engine(self) -> None:
+        """Raise EngineMissing now rather than at the first tensor."""
+        if self.codec in ENGINES and not self.lossless:
+            engine_named(self.codec)
 
     def _check(self) -> None:
-        targets = [self.bits is not None, self.nmse is not None, self.size is not None, self.lossless]
+        targets = [one is not None for one in (self.bits, self.nmse, self.size, self.qp)] + [self.lossless]
         if sum(targets) > 1:
-            raise UsageFault("more than one target; expected one of --bits, --nmse, --size and --lossless")
+            raise UsageFault("more than one target; expected one of --bits, --nmse, --size, --qp and --lossless")
         if self.plan_in is not None and (sum(targets) or self.keep or self.bits_for):
             raise UsageFault("--plan-in says every tensor's bits; expected no target, --keep or --bits-for beside it")
-        if (self.nmse is not None or self.lossless) and self.bits_for:
+        if self._open_rate and self.bits_for:
             raise UsageFault("--bits-for goes with a rate; expected --bits or --size beside it")
         if self.trellis not in MACHINES:
             raise UsageFault(f"--trellis {self.trellis}; expected one of {', '.join(map(str, MACHINES))}")
+        self._check_video()
+
+    def _check_video(self) -> None:
+        engine = ENGINES.get(self.codec)
+        if engine is None:
+            if self.qp is not None or self.video != DEFAULT_VIDEO:
+                raise UsageFault(
+                    "--qp, --depth, --chroma and --preset are a video engine's; expected --codec x265 or another"
+                )
+            return
+        low, high = engine.qualities
+        if self.qp is not None and not low <= self.qp <= high:
+            raise UsageFault(f"--qp {self.qp}; expected {low} to {high} of {engine.name}")
+        if self.video.depth not in engine.depths:
+            raise UsageFault(f"--depth {self.video.depth}; {engine.name} has {', '.join(map(str, engine.depths))}")
+        if self.video.chroma == "gray" and not engine.monochrome:
+            raise UsageFault(f"--chroma gray; {engine.name} has 420 alone")
+
+    @property
+    def _open_rate(self) -> bool:
+        return self.nmse is not None or self.qp is not None or self.lossless
 
     def _selection(self, *, is_model: bool) -> Selection:
         codec = "lossless" if self.lossless else self.codec
         return Selection(codec, is_model, self.keep, parse_bits_for(self.bits_for))
 
-    def _goal(self) -> Goal:
-        # the affinity alone: llmsys.gpu knows quotas too, but would load torch, which a stream in bounded memory must not
+    def goal(self) -> Goal:
+        """How each tensor is coded."""
+        # llmsys.gpu knows quotas too, but loads torch: too much for a stream in bounded memory
         jobs = self.jobs or len(os.sched_getaffinity(0))
-        return Goal(nmse=self.nmse, trellis=self.trellis, jobs=jobs, memory=self.memory)
+        return Goal(self.nmse, self.qp, self.trellis, self.video, jobs, self.memory)
 
     def _bits(self, source: Source, selection: Selection) -> float | None:
-        if self.nmse is not None or self.lossless:
+        if self._open_rate:
             return None
         if self.size is None:
             return self.bits if self.bits is not None else DEFAULT_BITS

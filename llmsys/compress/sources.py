@@ -4,6 +4,7 @@ Nothing is read before it is asked for; a file is mapped, so a tensor costs the 
 codec. Tensors of a GGUF file come as float32 under the names that transformers gives them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.artifacts import TensorFile, open_tensors, read_npy
+from llmsys.artifacts import TensorFile, encode, open_tensors, read_npy, replace_file
 from llmsys.compress.coded import Numbers, in_memory
 from llmsys.compress.number_formats import Words, number_format, of_array
 from llmsys.errors import BadInput
@@ -34,7 +35,8 @@ class SourceFile:
 class Source:
     """All of an input: files of tensors, and files of a model directory that go along unchanged.
 
-    `is_model` tells weights of a model, whose vectors are left alone, from an array that was named for itself.
+    `is_model` tells weights of a model, whose vectors are left alone, from an array that was named for itself;
+    `write_companions` makes the files that a GGUF file holds inside.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class Source:
     companions: list[Path]
     is_model: bool
     identity: str
+    write_companions: Callable[[Path], None] | None = None
 
     @property
     def tensors(self) -> list[Numbers]:
@@ -65,7 +68,9 @@ def open_input(path: Path) -> Source:
             array = _read_array(path)
             return Source(path, [SourceFile(None, [in_memory(array, path.stem)])], [], False, identity)
         case ".gguf":
-            return Source(path, [SourceFile("model.safetensors", _gguf_tensors(path))], [], True, identity)
+            return Source(
+                path, [SourceFile("model.safetensors", _gguf_tensors(path))], [], True, identity, _describe_gguf(path)
+            )
     if not path.exists():
         raise FileNotFoundError(2, "no such file or directory", str(path))
     raise BadInput(str(path), f"a file that ends in {path.suffix!r}", "a directory, .safetensors, .gguf, .npy, or -")
@@ -123,6 +128,21 @@ def _gguf_tensors(path: Path) -> list[Numbers]:
     from llmsys.engine.gguf import GgufFile
 
     return [_dequantised(name, tensor) for name, tensor in GgufFile(path).tensors()]
+
+
+def _describe_gguf(path: Path) -> Callable[[Path], None]:
+    """What writes the config and the tokenizer of a GGUF model into a directory, as transformers would."""
+
+    def write(out: Path) -> None:
+        from llmsys.engine.gguf import GgufFile
+        from llmsys.engine.tokens import Tokenizer
+
+        config = {key: value for key, value in GgufFile(path).config.items() if value is not None}
+        with replace_file(out / "config.json") as stream:
+            stream.write(encode(config))
+        Tokenizer.load(path).save(out)
+
+    return write
 
 
 def _dequantised(name: str, tensor: Any) -> Numbers:  # noqa: ANN401

@@ -39,6 +39,10 @@ class Tokenizer:
         ids = (turns | {tokenizer.eos_token_id} | _declared_ends(path)) - {None}
         return cls(tokenizer, frozenset(int(token) for token in ids))
 
+    def save(self, directory: Path) -> None:
+        """Write the tokenizer's files into a model directory, as transformers names them."""
+        self._tokenizer.save_pretrained(str(directory))
+
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; special tokens in the text are read as such."""
         return list(self._tokenizer.encode(text, add_special_tokens=False))

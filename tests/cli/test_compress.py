@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import Shell
+from tests.compress.test_codec import write_wide_model
 from tests.serve_lora.conftest import write_tiny_model
 
 WEIGHTS = Path(__file__).parents[2] / "fixtures" / "compress" / "k_proj.npy"
@@ -193,6 +194,77 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(shell):
     assert code == 130
     assert sorted(path.name for path in shell.directory.glob("*.safetensors*")) == ["in.safetensors"]
     assert list(shell.directory.glob(".out*")) == []
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A shell in whose directory `plain` is a small random model and `small` the same at 6 bits."""
+    shell = Shell(tmp_path_factory.mktemp("model"))
+    write_wide_model(shell.directory / "plain")
+    run = shell.run("compress", "encode", "plain", "small", "--bits", "6")
+    assert run.returncode == 0, run.stderr
+    return shell
+
+
+def test_eval_says_errors_of_tensors_and_divergence_of_the_model(model):
+    (model.directory / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 4)
+    run = model.run(
+        "compress", "eval", "small", "--against", "plain", "--text", "text.txt", "--tokens", "120", "--json"
+    )
+    *tensors, score = records(run.stdout)
+
+    assert run.returncode == 0, run.stderr
+    assert len(tensors) == 15
+    assert all(0 < line["nmse"] < 0.002 and line["cosine"] > 0.999 for line in tensors)
+    assert score["tokens"] == 119
+    assert 0 < score["kl"] < 0.05
+
+
+def test_serve_lora_answers_from_a_compressed_directory_as_from_the_decoded_one(model):
+    """The engine's loader takes the coded directory; what it answers is what the decoded weights answer."""
+    body = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8, "temperature": 0}
+    line = {"custom_id": "one", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    (model.directory / "again").mkdir(exist_ok=True)
+    decoded = model.run("compress", "decode", "small", "again/small")
+    (model.directory / "ask.jsonl").write_text(json.dumps(line) + "\n")
+    runs = [model.run("serve-lora", "run", "ask.jsonl", "--model", path) for path in ("small", "again/small")]
+    answers = [records(run.stdout)[0]["response"]["body"]["choices"][0]["message"]["content"] for run in runs]
+
+    assert [run.returncode for run in (decoded, *runs)] == [0, 0, 0], runs[0].stderr
+    assert answers[0] == answers[1]
+
+
+def test_sweep_gives_a_line_per_codec_and_rate_and_a_chart(shell):
+    run = shell.run(
+        *("compress", "sweep", str(WEIGHTS), "--codec", "tq,svtav1", "--bits", "2,3", "--plot", "rd.svg", "-q")
+    )
+    lines = records(run.stdout)
+
+    assert run.returncode == 0, run.stderr
+    assert [(line["codec"], round(line["bits"])) for line in lines] == [
+        ("tq", 2), ("tq", 3), ("svtav1", 2), ("svtav1", 3)
+    ]  # fmt: skip
+    assert all(ours["gap_db"] < theirs["gap_db"] - 1 for ours, theirs in zip(lines[:2], lines[2:], strict=True))
+    assert (shell.directory / "rd.svg").read_text().startswith("<?xml")
+
+
+def test_engines_says_what_works_and_why_the_rest_does_not(shell):
+    lines = {line["engine"]: line for line in records(shell.run("compress", "engines").stdout)}
+
+    assert [lines[name]["works"] for name in ("tq", "x265", "x264", "svtav1")] == [True] * 4
+    assert all(line["works"] or line["why"] for line in lines.values())
+    assert lines["tq"]["decode_mb_s"] > 0
+
+
+def test_a_video_stream_is_coded_and_decoded_only_where_allowed(shell, one_line):
+    coded = shell.run("compress", "encode", str(WEIGHTS), "v.safetensors", "--codec", "svtav1", "--bits", "3")
+    refused = shell.run("compress", "decode", "v.safetensors", "v.npy")
+    allowed = shell.run("compress", "decode", "v.safetensors", "v.npy", "--allow-video")
+
+    assert (coded.returncode, refused.returncode, allowed.returncode) == (0, 2, 0), coded.stderr + allowed.stderr
+    assert "--allow-video" in one_line(refused.stderr)
+    assert 2.99 <= records(coded.stdout)[1]["bits"] <= 3.0
+    assert np.load(shell.directory / "v.npy").shape == (192, 576)
 
 
 LIMITED = """
