@@ -6,7 +6,6 @@ negative zeros and denormals come back. Knows no file.
 """
 
 import struct
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,13 +153,12 @@ def _middle_bits(kind: NumberFormat) -> int:
 
 def _split(words: Words, kind: NumberFormat) -> tuple[U8, bytes]:
     """The coded bits of words [n] as uint8 [n], and the other bits as bytes: planes of 8, then single bits packed."""
-    low = kind.bits - 1 - _middle_bits(kind)
-    wide = words.astype(np.uint64)
-    symbols = ((wide >> np.uint64(low)) & np.uint64((1 << _middle_bits(kind)) - 1)).astype(np.uint8)
-    rest = (wide & np.uint64((1 << low) - 1)) | ((wide >> np.uint64(kind.bits - 1)) << np.uint64(low))
+    low, word = kind.bits - 1 - _middle_bits(kind), kind.word.type
+    symbols = ((words >> word(low)) & word((1 << _middle_bits(kind)) - 1)).astype(np.uint8)
+    rest = (words & word((1 << low) - 1)) | ((words >> word(kind.bits - 1)) << word(low))
     if low == 0:
         return symbols, np.packbits(rest.astype(np.uint8)).tobytes()
-    planes = [(rest >> np.uint64(8 * p)).astype(np.uint8).tobytes() for p in range((low + 1) // 8)]
+    planes = [(rest >> word(8 * p)).astype(np.uint8).tobytes() for p in range((low + 1) // 8)]
     return symbols, b"".join(planes)
 
 
@@ -170,17 +168,17 @@ def _rest_bytes(values: int, kind: NumberFormat) -> int:
 
 
 def _joined(symbols: U8, rest: bytes, kind: NumberFormat) -> Words:
-    low, n = kind.bits - 1 - _middle_bits(kind), len(symbols)
+    low, n, word = kind.bits - 1 - _middle_bits(kind), len(symbols), kind.word.type
     plain_bits = np.frombuffer(rest, np.uint8)
+    kept: Words = np.zeros(n, kind.word)
     if low == 0:
-        kept = np.unpackbits(plain_bits)[:n].astype(np.uint64)
-    else:
-        kept = np.zeros(n, np.uint64)
-        for p in range((low + 1) // 8):
-            kept |= plain_bits[p * n : (p + 1) * n].astype(np.uint64) << np.uint64(8 * p)
-    sign = (kept >> np.uint64(low)) << np.uint64(kind.bits - 1)
-    words: Any = sign | (symbols.astype(np.uint64) << np.uint64(low)) | (kept & np.uint64((1 << low) - 1))
-    return np.asarray(words.astype(kind.word))
+        kept |= np.unpackbits(plain_bits)[:n]
+    for p in range((low + 1) // 8):
+        kept |= plain_bits[p * n : (p + 1) * n].astype(kind.word) << word(8 * p)
+    words: Words = (kept >> word(low)) << word(kind.bits - 1)
+    words |= symbols.astype(kind.word) << word(low)
+    words |= kept & word((1 << low) - 1)
+    return words
 
 
 def _line_means(symbols: U8, width: int) -> NDArray[np.float64]:

@@ -37,6 +37,15 @@ class Machine:
     spacing: int
 
     @property
+    def sources(self) -> NDArray[np.int64]:
+        """The two ways into each state, [states, 2], as 2 · state + parity."""
+        ways: list[list[int]] = [[] for _ in range(self.states)]
+        for state, targets in enumerate(self.transitions.tolist()):
+            for parity, to in enumerate(targets):
+                ways[to].append(2 * state + parity)
+        return np.array(ways, np.int64)
+
+    @property
     def count(self) -> int:
         """Quantisers in use: 1 or 2."""
         return 1 + int(self.quantisers.max())
@@ -76,7 +85,7 @@ def quantise(scaled: F32, grid: Grid, bits: F64, machine: Machine, rate_weight: 
     if machine.states == 1:
         error = _scalar(scaled, *place, weighted, rate_weight, symbols, contexts)
     else:
-        walk = (machine.transitions, machine.quantisers)
+        walk = (machine.sources, machine.quantisers.astype(np.int64))
         error = _viterbi(scaled, *place, weighted, rate_weight, *walk, symbols, contexts)
     return Quantised(symbols, contexts, error)
 
@@ -123,7 +132,7 @@ def _options(size: float, rows: F32, context: int, rate_weight: float, cost: F32
 @compiled
 def _viterbi(  # noqa: PLR0917
     scaled: F32, width: int, lanes: int, line_class: I16, column_class: I16, last: int, rows: F32, rate_weight: float,
-    transitions: U8, quantisers: U8, symbols: I32, contexts: I16,
+    sources: NDArray[np.int64], quantisers: NDArray[np.int64], symbols: I32, contexts: I16,
 ) -> float:  # fmt: skip
     values, states = len(scaled), len(quantisers)
     lines = (values + width - 1) // width
@@ -131,7 +140,7 @@ def _viterbi(  # noqa: PLR0917
     came = np.empty((longest, states), np.int16)
     picks = np.empty((longest, 2, 2), np.int32)
     cost, pick = np.empty((2, 2), np.float32), np.empty((2, 2), np.int32)
-    path, ahead = np.empty(states, np.float64), np.empty(states, np.float64)
+    path, ahead, totals = np.empty(states), np.empty(states), np.empty(2 * states)
     error = 0.0
     for lane in range(lanes):
         path[:] = np.inf
@@ -142,14 +151,12 @@ def _viterbi(  # noqa: PLR0917
                 context = 2 * min(max(line_class[line] + column_class[column], 0), last)
                 _options(abs(scaled[line * width + column]), rows, context, rate_weight, cost, pick)
                 picks[steps] = pick
-                ahead[:] = np.inf
-                for state in range(states):
-                    for parity in range(2):
-                        to = transitions[state, parity]
-                        total = path[state] + cost[quantisers[state], parity]
-                        if total < ahead[to]:
-                            ahead[to] = total
-                            came[steps, to] = 2 * state + parity
+                for way in range(2 * states):
+                    totals[way] = path[way >> 1] + cost[quantisers[way >> 1], way & 1]
+                for to in range(states):
+                    one, other = totals[sources[to, 0]], totals[sources[to, 1]]
+                    ahead[to] = min(one, other)
+                    came[steps, to] = sources[to, 0] if one <= other else sources[to, 1]
                 path, ahead = ahead, path
                 steps += 1
         state = int(np.argmin(path))
@@ -159,7 +166,7 @@ def _viterbi(  # noqa: PLR0917
                 i = line * width + column
                 parity = int(came[steps, state]) & 1
                 state = int(came[steps, state]) >> 1
-                q = 1 if quantisers[state] else 0
+                q = quantisers[state]
                 k = picks[steps, q, parity]
                 contexts[i] = 2 * min(max(line_class[line] + column_class[column], 0), last) + q
                 gap = abs(scaled[i]) - (2 * k - (q if k > 0 else 0))
