@@ -84,9 +84,7 @@ class StreamMeter:
 
     def _hold_back(self, buffered: bytes) -> bytes:
         """Keep the unfinished event at the end; one over the limit is let go as it stands."""
-        cut = max(buffered.rfind(end) + len(end) for end in ENDS)
-        if cut < min(map(len, ENDS)):
-            cut = 0
+        cut = max(found + len(end) if (found := buffered.rfind(end)) >= 0 else 0 for end in ENDS)
         if len(buffered) - cut > HOLD_LIMIT_BYTES:
             cut = len(buffered)
         self._held = buffered[cut:]
