@@ -5,6 +5,7 @@ gathered too, up to `every`, and the log's meta says so. A log that is there alr
 it has ended without a record.
 """
 
+import contextlib
 import os
 from pathlib import Path
 from types import TracebackType
@@ -88,7 +89,8 @@ class Journal:
                 data = data[os.write(self._descriptor, data) :]
             self.fault = None
         except OSError as error:
-            os.ftruncate(self._descriptor, whole_bytes)  # no line is left cut
+            with contextlib.suppress(OSError):  # a device or a pipe has no length
+                os.ftruncate(self._descriptor, whole_bytes)  # no line is left cut
             self.fault = f"{self._path}: {error.strerror}"
 
 

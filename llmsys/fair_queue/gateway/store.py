@@ -187,11 +187,13 @@ def _merged(batches: list[Batch]) -> Batch:
     running: dict[str, InFlight] = {}
     for batch in batches:
         if batch.afresh:
-            whole.counters, whole.afresh = {}, True
+            whole.counters, whole.floor, whole.afresh = {}, None, True
         whole.counters |= batch.counters
         whole.totals |= batch.totals
         whole.floor = whole.floor if batch.floor is None else batch.floor
-        running |= {one.id: one for one in batch.running}
+        started = {one.id: one for one in batch.running}
+        running |= started
+        whole.ended = [one for one in whole.ended if one not in started]
         for ended in batch.ended:
             running.pop(ended, None)
         whole.ended += batch.ended

@@ -74,7 +74,7 @@ def test_the_most_output_is_what_the_request_allows(raw, most):
 @pytest.mark.parametrize(
     ("body", "text"),
     [
-        ({"messages": [{"role": "user", "content": "one"}, {"content": [{"type": "text", "text": "two"}]}]}, "one\ntwo"),
+        ({"messages": [{"content": "one"}, {"content": [{"type": "text", "text": "two"}]}]}, "one\ntwo"),
         ({"prompt": ["a", "b"]}, "a\nb"),
         ({"input": "x", "user": "no"}, "x"),
         ({"messages": 3}, ""),

@@ -3,6 +3,7 @@
 import json
 import socket
 import subprocess
+from itertools import pairwise
 
 import pytest
 from gateway_process import KEYS, GatewayProcess, chat_body, tenants_toml
@@ -59,7 +60,7 @@ def test_a_stream_is_the_same_with_and_without_the_gateway_wherever_it_is_split(
     whole = b"".join(event({"delta": {"content": text}}) for text in texts) + b"data: [DONE]\n\n"
     with_usage = whole.removesuffix(b"data: [DONE]\n\n") + usage_event(3, 4) + b"data: [DONE]\n\n"
     bounds = [0, *sorted(cut % (len(with_usage) + 1) for cut in cuts), len(with_usage)]
-    raw = [with_usage[a:b].decode("latin-1") for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
+    raw = [with_usage[a:b].decode("latin-1") for a, b in pairwise(bounds) if a < b]
     options = {"stream_options": {"include_usage": True}} if asked else {}
     _, _, body = gateway.chat(script={"raw": raw}, stream=True, **options)
 

@@ -1,6 +1,7 @@
 """Metering of streams: the same result wherever the bytes are split, and no byte changed."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -37,7 +38,7 @@ def streams(draw):
 
 def pieces(data, cuts):
     bounds = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
+    return [data[a:b] for a, b in pairwise(bounds) if a < b]
 
 
 def run(meter, parts):

@@ -20,7 +20,8 @@ def table_of(tmp_path):
 
 
 def test_a_tenant_has_its_own_limits_and_the_defaults_for_the_rest(table_of):
-    table = table_of('[defaults]\nweight = 2\nmax_queue = 200\n[tenant.search]\nweight = 3\nrpm = 600\nttft_slo_ms = 800')
+    text = "[defaults]\nweight = 2\nmax_queue = 200\n[tenant.search]\nweight = 3\nrpm = 600\nttft_slo_ms = 800"
+    table = table_of(text)
 
     assert table.of("search").weight == 3
     assert (table.of("search").max_queue, table.of("search").rpm, table.of("search").ttft_slo_ms) == (200, 600, 800)
@@ -82,7 +83,9 @@ def test_limits_from_json_replace_what_they_name():
     assert (limits.weight, limits.max_queue, limits.rpm) == (4, 0, None)
 
 
-@pytest.mark.parametrize("values", [{"weight": "x"}, {"weight": -1}, {"weight": math.inf}, {"keys": ["k"]}, {"x": 1}, 3])
+@pytest.mark.parametrize(
+    "values", [{"weight": "x"}, {"weight": -1}, {"weight": math.inf}, {"keys": ["k"]}, {"x": 1}, 3]
+)
 def test_limits_from_json_that_make_no_sense_are_refused(values):
     with pytest.raises(BadInput, match="tenant 'a'"):
         limits_from(values, NO_LIMITS, "tenant 'a'")

@@ -37,7 +37,7 @@ async def _body(reader, head):
         length = int(head.partition(b"content-length:")[2].split()[0])
         return await reader.readexactly(length)
     parts = []
-    while size := int(await reader.readline(), 16):
+    while size := int(await reader.readuntil(b"\n"), 16):
         parts.append(await reader.readexactly(size))
         await reader.readexactly(2)
     await reader.readexactly(2)
