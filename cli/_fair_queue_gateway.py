@@ -95,7 +95,7 @@ def run(
     sync_ms: SyncMs = 100,
     tokenizer: TokenizerAt = None,
     events: EventsFile = None,
-    log_every: LogEvery = 8,
+    log_every: LogEvery = 16,
     drain_timeout: DrainTimeout = 30.0,
     max_body: MaxBody = "32M",
     allow_anonymous: AllowAnonymous = False,

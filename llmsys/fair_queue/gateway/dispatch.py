@@ -22,6 +22,8 @@ from llmsys.fair_queue.policy import Request
 
 __all__ = ["Dispatcher", "Job", "QueueLimits", "Refusal"]
 
+HELD_BACK = 8
+
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
@@ -166,7 +168,7 @@ class Dispatcher:
         self._ledger.served(queued)
         queued.unlogged += n
         if queued.unlogged >= self._journal.every:
-            self._log_tokens(queued, now_s, queued.unlogged)
+            self._log_tokens(queued, now_s, held=min(HELD_BACK, self._journal.every - 1))
 
     def ended(self, queued: Queued, usage: Usage | None) -> None:
         """A running request got its whole answer; `usage` is what the backend counted."""
@@ -269,14 +271,15 @@ class Dispatcher:
             account.running -= 1
             backend.window.release(_size(request))
             if queued.unlogged:
-                self._log_tokens(queued, now_s, queued.unlogged)
+                self._log_tokens(queued, now_s, held=0)
         account.last_s = now_s
         self._ledger.ended(queued)
         self._record(now_s, event, request, prompt_tokens=usage.prompt_tokens if usage else 0, reason=reason)
         self.pump()
 
-    def _log_tokens(self, queued: Queued, now_s: float, n: int) -> None:
-        queued.unlogged = 0
+    def _log_tokens(self, queued: Queued, now_s: float, *, held: int) -> None:
+        """Log what is not logged, but for `held` tokens: the last events of a stream are none, as usage will say."""
+        n, queued.unlogged = queued.unlogged - held, held
         self._record(now_s, "token", queued.request, n=n)
 
     def _record(

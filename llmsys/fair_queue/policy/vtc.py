@@ -113,39 +113,6 @@ class LeastCounterFirst:
         tenant.waiting.appendleft(request)
         self._queued(tenant)
 
-    def correct(self, request_id: str, *, prompt_tokens: int, output_tokens: int) -> None:
-        """Replace a running request's estimated counts by the true ones; the counter follows, also downwards."""
-        record = self._backlog.record(request_id)
-        record.request = replace(record.request, prompt_tokens=prompt_tokens)
-        record.generated = output_tokens
-        self._settle(self._tenants[record.request.tenant], record, self._exact(record))
-
-    def counter(self, tenant: str) -> float | None:
-        """The tenant's cost units per weight on a scale that no rebase shifts; None if it is forgotten."""
-        known = self._tenants.get(tenant)
-        return None if known is None else known.counter - self._origin
-
-    def raise_to(self, tenant: str, counter: float) -> None:
-        """Bring a tenant's counter up to `counter`, on the scale of `counter()`: it was served in another life."""
-        known = self._tenant(tenant)
-        self.add(tenant, max(0.0, counter + self._origin - known.counter))
-
-    def add(self, tenant: str, cost: float) -> None:
-        """Add cost units per weight to a tenant's counter: it was served elsewhere."""
-        known = self._tenant(tenant)
-        known.counter += cost
-        self._heap.put(known)
-        self._idle(known)
-
-    def least_waiting(self) -> float | None:
-        """The least counter in the queue, on the scale of `counter()`; None if nobody waits."""
-        least = self._heap.least()
-        return None if least is None else least.counter - self._origin
-
-    def lift_floor(self) -> float | None:
-        """The counter that a tenant who comes now is lifted to, on the scale of `counter()`; None if it is not."""
-        return None
-
     def snapshot(self) -> dict[str, Any]:
         """The state as JSON values."""
         return {
@@ -179,6 +146,39 @@ class LeastCounterFirst:
             tenant = Tenant(name, index, self._weights.get(name, 1.0), self._origin)
             self._tenants[name] = tenant
         return tenant
+
+    def correct(self, request_id: str, *, prompt_tokens: int, output_tokens: int) -> None:
+        """Replace a running request's estimated counts by the true ones; the counter follows, also downwards."""
+        record = self._backlog.record(request_id)
+        record.request = replace(record.request, prompt_tokens=prompt_tokens)
+        record.generated = output_tokens
+        self._settle(self._tenants[record.request.tenant], record, self._exact(record))
+
+    def counter(self, tenant: str) -> float | None:
+        """The tenant's cost units per weight on a scale that no rebase shifts; None if it is forgotten."""
+        known = self._tenants.get(tenant)
+        return None if known is None else known.counter - self._origin
+
+    def raise_to(self, tenant: str, counter: float) -> None:
+        """Bring a tenant's counter up to `counter`, on the scale of `counter()`: it was served in another life."""
+        known = self._tenant(tenant)
+        self.add(tenant, max(0.0, counter + self._origin - known.counter))
+
+    def add(self, tenant: str, cost: float) -> None:
+        """Add cost units per weight to a tenant's counter: it was served elsewhere."""
+        known = self._tenant(tenant)
+        known.counter += cost
+        self._heap.put(known)
+        self._idle(known)
+
+    def least_waiting(self) -> float | None:
+        """The least counter in the queue, on the scale of `counter()`; None if nobody waits."""
+        least = self._heap.least()
+        return None if least is None else least.counter - self._origin
+
+    def lift_floor(self) -> float | None:
+        """The counter that a tenant who comes now is lifted to, on the scale of `counter()`; None if it is not."""
+        return None
 
     def _joins_queue(self, tenant: Tenant) -> None:
         """Called before a tenant with nothing waiting queues a request."""

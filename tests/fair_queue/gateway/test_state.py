@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from gateway_process import GatewayProcess
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from load import crowd
 from scripted_backend import ScriptedBackend
@@ -47,6 +47,7 @@ def left_by(path, batches):
 
 
 @given(st.lists(BATCHES, max_size=4))
+@settings(max_examples=25)
 def test_batches_merged_after_a_failed_write_leave_what_the_batches_would(tmp_path_factory, batches):
     def fields(saved):
         running = sorted(saved.running, key=lambda one: one.id)

@@ -69,6 +69,10 @@ class ScriptedBackend:
     def open_gate(self, name):
         self._loop.call_soon_threadsafe(self._gate(name).set)
 
+    def open_when(self, count, name):
+        """Open a gate once so many requests have arrived."""
+        threading.Thread(target=lambda: (self.wait_for(count, 120), self.open_gate(name)), daemon=True).start()
+
     def wait_for(self, count, timeout_s=30):
         """Block until so many queued requests have arrived; returns them."""
         with self._arrived:
