@@ -200,7 +200,7 @@ class Server:
         result.order.append(one.index)
         cached = 0
         if self._cache is not None:
-            cached = self._cache.match(one.record.prefix, one.held)
+            cached = self._cache.match(one.record.prefix, one.record.prompt_tokens)
             one.pinned = self._cache.start(one.record.prefix)
         one.todo = one.held - cached
         if np.isnan(result.admit_s[one.index]):
