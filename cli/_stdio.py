@@ -80,6 +80,6 @@ def _guarded(stream: TextIO | None, descriptor: int, on_failure: Callable[[OSErr
         encoding=stream.encoding,
         errors=stream.errors,
         # what stderr writes through must not stay in our buffer: a server's warning is read while it runs
-        line_buffering=stream.line_buffering or stream.write_through,
+        line_buffering=getattr(stream, "line_buffering", False) or getattr(stream, "write_through", False),
         write_through=getattr(stream, "write_through", False),
     )
