@@ -24,7 +24,8 @@ def log_policy(spec: str) -> str:
     """The policy's name in a log. Plain VTC becomes `vtc/settled`: its counters are put right when usage comes, so
     their order cannot be replayed, while every statement on service still holds."""
     name, colon, options = spec.partition(":")
-    return f"{name}/settled{colon}{options}" if name in ("vtc", "lcf", "edf", "slo") and "predict" not in options else spec
+    settled = name in ("vtc", "lcf", "edf", "slo") and "predict" not in options
+    return f"{name}/settled{colon}{options}" if settled else spec
 
 
 class NoJournal:
