@@ -43,7 +43,7 @@ def columns(result):
 def test_the_compiled_simulator_repeats_the_stepwise_one(spec, reserve, work, admit_every, memory, hardware):
     trace = workload_of(records_of(work))
     machine = Machine(memory=memory, max_batch=4, max_prefill=20, admit_every=admit_every, reserve=reserve)
-    expected = simulate_stepwise(trace, create(spec), hardware, machine)
+    expected = simulate_stepwise(trace, lambda: create(spec), hardware, machine)
     found = run(trace, spec, hardware, machine=machine)
 
     assert expected.order == found.order
@@ -56,7 +56,7 @@ def test_the_compiled_simulator_repeats_the_stepwise_one(spec, reserve, work, ad
 def test_weights_reach_the_compiled_simulator(work):
     weights = {"a": 2.0, "b": 0.5}
     trace, machine = workload_of(records_of(work)), Machine(memory=40, admit_every=1)
-    expected = simulate_stepwise(trace, create("vtc", weights), PLAIN, machine)
+    expected = simulate_stepwise(trace, lambda: create("vtc", weights), PLAIN, machine)
 
     assert expected.order == run(trace, "vtc", PLAIN, machine=machine, weights=weights).order
 
