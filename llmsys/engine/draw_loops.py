@@ -69,30 +69,52 @@ def _kth_largest(row: Array, maxima: Array, k: int, room: Array) -> Number:
 
 @compiled
 def _weigh(  # noqa: PLR0917
-    row: Array, maxima: Array, top: Number, inverse: Number, bound: Number, least: Number, sums: Array
+    row: Array, maxima: Array, top: Number, inverse: Number, bound: Number, weights: Array, sums: Array
 ) -> float:
-    """Sum the weights exp((logit - top) / T) that count, by block and in all."""
+    """Weights exp((logit - top) / T), 0 below the bound, and their sums by block; return the sum of all."""
     total = 0.0
     for block in range(maxima.shape[0]):
-        own = ZERO
+        own, here = ZERO, slice(block * BLOCK, min((block + 1) * BLOCK, row.shape[0]))
+        logits, found = row[here], weights[here]
         if maxima[block] >= bound:
-            for i in range(block * BLOCK, min((block + 1) * BLOCK, row.shape[0])):
-                own += _weight(row[i], top, inverse, bound, least)
+            for i in range(logits.shape[0]):
+                weight = _weight(logits[i], top, inverse, bound)
+                found[i] = weight
+                own += weight
+        else:
+            found[:] = ZERO
         sums[block] = own
         total += float(own)
     return total
 
 
 @compiled
-def _weight(logit: Number, top: Number, inverse: Number, bound: Number, least: Number) -> Number:
+def _weight(logit: Number, top: Number, inverse: Number, bound: Number) -> Number:
     scaled = (logit - top) * inverse
-    weight = exp_float32(scaled) if scaled > -REACH[1] else ZERO
-    return weight if logit >= bound and weight >= least else ZERO
+    weight = exp_float32(scaled)
+    return weight if logit >= bound and scaled > -REACH[1] else ZERO
+
+
+@compiled
+def _keep(row: Array, maxima: Array, bound: Number, least: Number, weights: Array, sums: Array) -> float:
+    """Set weights to 0 whose logit is below the bound or which are less than `least`, and sum anew."""
+    total = 0.0
+    for block in range(maxima.shape[0]):
+        own, here = ZERO, slice(block * BLOCK, min((block + 1) * BLOCK, row.shape[0]))
+        logits, found = row[here], weights[here]
+        if maxima[block] >= bound:
+            for i in range(logits.shape[0]):
+                weight = found[i] if logits[i] >= bound and found[i] >= least else ZERO
+                found[i] = weight
+                own += weight
+        sums[block] = own
+        total += float(own)
+    return total
 
 
 @compiled
 def _nucleus(  # noqa: PLR0917
-    row: Array, maxima: Array, top: Number, inverse: Number, bound: Number, needed: float, room: Array
+    row: Array, maxima: Array, top: Number, inverse: Number, bound: Number, weights: Array, needed: float
 ) -> Number:
     """The last logit, in falling order from `bound` up, before which less than `needed` of the weight lies."""
     masses, bins = np.empty(BINS), np.empty(row.shape[0], np.int32)
@@ -110,59 +132,52 @@ def _nucleus(  # noqa: PLR0917
                 for i in range(block * BLOCK, min((block + 1) * BLOCK, row.shape[0])):
                     if row[i] >= low:
                         bins[i] = min(int((top - row[i]) * scale), BINS - 1)
-                        masses[bins[i]] += _weight(row[i], top, inverse, bound, ZERO)
+                        masses[bins[i]] += weights[i]
         before, chosen = 0.0, 0
         while chosen < BINS and before + masses[chosen] < needed:
             before += masses[chosen]
             chosen += 1
         if chosen < BINS:
-            return _last_needed(row, maxima, top, inverse, low, needed - before, bins, chosen, room)
+            return _last_needed(row, maxima, low, weights, needed - before, bins, chosen)
     return bound
 
 
 @compiled
 def _last_needed(  # noqa: PLR0917
-    row: Array,
-    maxima: Array,
-    top: Number,
-    inverse: Number,
-    low: Number,
-    needed: float,
-    bins: Array,
-    chosen: int,
-    room: Array,
+    row: Array, maxima: Array, low: Number, weights: Array, needed: float, bins: Array, chosen: int
 ) -> Number:
     """The logit of one bin, in falling order, with which the weight that is still needed is reached."""
-    count = 0
+    count, places = 0, np.empty(row.shape[0], np.int64)
     for block in range(maxima.shape[0]):
         if maxima[block] >= low:
             for i in range(block * BLOCK, min((block + 1) * BLOCK, row.shape[0])):
                 if row[i] >= low and bins[i] == chosen:
-                    room[count] = row[i]
+                    places[count] = i
                     count += 1
-    falling = np.sort(room[:count])[::-1]
-    place, mass = 0, 0.0
-    while place < count:
-        mass += _weight(falling[place], top, inverse, LOWEST, ZERO)
+    members = places[:count]
+    falling = members[np.argsort(-row[members])]
+    mass = 0.0
+    for i in falling:
+        mass += weights[i]
         if mass >= needed:
-            return falling[place]
-        place += 1
-    return falling[count - 1]
+            return row[i]
+    return row[falling[-1]]
 
 
 @compiled
 def _draw(row: Array, settings: Array, maxima: Array, sums: Array, room: Array) -> int:
-    """The token whose share of the CDF the point falls in; settings as SETTINGS."""
+    """The token whose share of the CDF the point falls in; settings as SETTINGS, room [vocab] to work in."""
     vocab, inverse = row.shape[0], np.float32(1.0 / settings[0])
     top, bound, least = _maxima(row, maxima), LOWEST, np.float32(settings[3])
     if 0 < settings[1] < vocab:
         bound = _kth_largest(row, maxima, int(settings[1]), room)
+    total = _weigh(row, maxima, top, inverse, bound, room, sums)
     if settings[2] < 1:
-        total = _weigh(row, maxima, top, inverse, bound, ZERO, sums)
-        bound = _nucleus(row, maxima, top, inverse, bound, settings[2] * total, room)
-    target = settings[4] * _weigh(row, maxima, top, inverse, bound, least, sums)
-    block, found = 0, 0
-    before = 0.0
+        bound = _nucleus(row, maxima, top, inverse, bound, room, settings[2] * total)
+    if settings[2] < 1 or least > 0:
+        total = _keep(row, maxima, bound, least, room, sums)
+    target = settings[4] * total
+    block, found, before = 0, 0, 0.0
     for candidate in range(sums.shape[0]):
         if sums[candidate] > 0:
             block = candidate
@@ -171,10 +186,9 @@ def _draw(row: Array, settings: Array, maxima: Array, sums: Array, room: Array) 
             before += sums[candidate]
     before = min(before, target)
     for i in range(block * BLOCK, min((block + 1) * BLOCK, vocab)):
-        weight = _weight(row[i], top, inverse, bound, least)
-        if weight > 0:
+        if room[i] > 0:
             found = i
-            before += weight
+            before += room[i]
             if before > target:
                 break
     return found
@@ -188,7 +202,7 @@ def _rank(row: Array, most: int, maxima: Array, room: Array, found: Array, value
     for block in range(maxima.shape[0]):
         own = ZERO
         for i in range(block * BLOCK, min((block + 1) * BLOCK, row.shape[0])):
-            own += _weight(row[i], top, ONE, LOWEST, ZERO)
+            own += _weight(row[i], top, ONE, LOWEST)
         total += float(own)
     if most:
         bound, count = _kth_largest(row, maxima, most, room), 0
