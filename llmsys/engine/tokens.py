@@ -72,6 +72,10 @@ class Tokenizer:
         facts = {"eos_ids": sorted(self.eos_ids), "template": self._source, "words": self._words}
         (directory / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
+    def save(self, directory: Path) -> None:
+        """Write the tokenizer's files into a model directory, as transformers names them."""
+        self._tokenizer.save_pretrained(str(directory))
+
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; special tokens in the text are read as such."""
         return list(self._backend.encode(text, add_special_tokens=False).ids)
