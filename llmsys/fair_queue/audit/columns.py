@@ -204,7 +204,7 @@ def _move(reading: _Reading, event: Event, where: str, kind: int, allowed: tuple
     left_queue = kind == LEAVE and reading.state[request] == _WAITING
     reading.state[request] = state
     stamps = reading.stamps[request]
-    if kind == ADMIT and event.prompt_tokens:
+    if kind in (ADMIT, LEAVE) and event.prompt_tokens:  # a gateway knows the true count at the end
         reading.prompt[request] = event.prompt_tokens
     if kind == ADMIT and math.isnan(stamps[1]):
         reading.cached[request] = event.cached_tokens

@@ -9,6 +9,7 @@ Knows no memory: the first request that does not fit ends an admission, because 
 import heapq
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from llmsys.fair_queue.policy.backlog import Backlog, Running
@@ -157,6 +158,39 @@ class LeastCounterFirst:
             self._tenants[name] = tenant
         return tenant
 
+    def correct(self, request_id: str, *, prompt_tokens: int, output_tokens: int) -> None:
+        """Replace a running request's estimated counts by the true ones; the counter follows, also downwards."""
+        record = self._backlog.record(request_id)
+        record.request = replace(record.request, prompt_tokens=prompt_tokens)
+        record.generated = output_tokens
+        self._settle(self._tenants[record.request.tenant], record, self._exact(record))
+
+    def counter(self, tenant: str) -> float | None:
+        """The tenant's cost units per weight on a scale that no rebase shifts; None if it is forgotten."""
+        known = self._tenants.get(tenant)
+        return None if known is None else known.counter - self._origin
+
+    def raise_to(self, tenant: str, counter: float) -> None:
+        """Bring a tenant's counter up to `counter`, on the scale of `counter()`: it was served in another life."""
+        known = self._tenant(tenant)
+        self.add(tenant, max(0.0, counter + self._origin - known.counter))
+
+    def add(self, tenant: str, cost: float) -> None:
+        """Add cost units per weight to a tenant's counter: it was served elsewhere."""
+        known = self._tenant(tenant)
+        known.counter += cost
+        self._heap.put(known)
+        self._idle(known)
+
+    def least_waiting(self) -> float | None:
+        """The least counter in the queue, on the scale of `counter()`; None if nobody waits."""
+        least = self._heap.least()
+        return None if least is None else least.counter - self._origin
+
+    def lift_floor(self) -> float | None:
+        """The counter that a tenant who comes now is lifted to, on the scale of `counter()`; None if it is not."""
+        return None
+
     def _new_queue(self) -> WaitingQueue:
         urgency, backlog = self._urgency, self._backlog
         if urgency is None:
@@ -241,6 +275,11 @@ class VirtualTokenCounter(LeastCounterFirst):
         super().restore(state)
         self._last_left = self._tenants.get(state["last_left"])
         self._idlers = sorted((t.counter, t.index, t.name) for t in self._tenants.values() if not self._busy(t))
+
+    def lift_floor(self) -> float | None:
+        """The counter that a tenant who comes now is lifted to, on the scale of `counter()`; None if it is not."""
+        least = self._heap.least() or self._last_left
+        return None if least is None else least.counter - self._origin
 
     def _joins_queue(self, tenant: Tenant) -> None:
         least = self._heap.least() or self._last_left
