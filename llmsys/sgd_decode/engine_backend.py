@@ -32,7 +32,7 @@ class EngineBackend:
         tokenizer = engine.tokenizer
         self._grammar: PlanGrammar | None = None
         if grammar and isinstance(tokenizer, Tokenizer):
-            self._grammar = PlanGrammar(tokenizer.huggingface, tokenizer.eos_ids)
+            self._grammar = PlanGrammar(tokenizer.as_json(), tokenizer.eos_ids)
         self._jobs: dict[int, _Running] = {}
         self._refused: list[Delta] = []
         self._started_s = time.monotonic()

@@ -35,17 +35,15 @@ def _line(number: int) -> str:
 
 def _needs(number: int) -> str:
     """`-`, or a strictly increasing list over the earlier numbers: its first, then each later one or not."""
-    choices = ["-"]
-    for first in range(1, number):
-        choices.append(str(first) + "".join(f"(,{later})?" for later in range(first + 1, number)))
-    return f"({'|'.join(choices)})"
+    lists = (str(first) + "".join(f"(,{later})?" for later in range(first + 1, number)) for first in range(1, number))
+    return f"({'|'.join(['-', *lists])})"
 
 
 class PlanGrammar:
     """One tokenizer's tables, and a mask for each plan that is being decoded."""
 
-    def __init__(self, tokenizer: Any, eos_ids: Iterable[int]) -> None:  # noqa: ANN401
-        """tokenizer: transformers' own. Raises Unavailable without llguidance."""
+    def __init__(self, tokenizer: str, eos_ids: Iterable[int]) -> None:
+        """tokenizer: in the JSON form of the `tokenizers` library. Raises Unavailable without llguidance."""
         try:
             import llguidance.torch
         except ImportError as error:
@@ -62,9 +60,9 @@ class PlanGrammar:
     def tables(self, vocab: int) -> Any:  # noqa: ANN401
         """The tokenizer's tables for rows of `vocab` logits, which may be more than it has tokens."""
         if vocab not in self._tables:
-            from llguidance.hf import from_tokenizer
+            from llguidance import LLTokenizer
 
-            self._tables[vocab] = from_tokenizer(self._tokenizer, n_vocab=vocab, eos_token=self._eos_ids)
+            self._tables[vocab] = LLTokenizer(self._tokenizer, n_vocab=vocab, eos_token=self._eos_ids)
         return self._tables[vocab]
 
 
