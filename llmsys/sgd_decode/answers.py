@@ -52,7 +52,10 @@ class TokenCount:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished answer; times in seconds from its start. `mode` is the one that wrote it, after any fallback."""
+    """A finished answer. `mode` is the one that wrote it, after any fallback.
+
+    Times are seconds from its start, which was `start_s` on the backend's clock.
+    """
 
     question: Question
     text: str
@@ -64,6 +67,7 @@ class Answer:
     tokens: TokenCount = field(default_factory=TokenCount)
     finish: str = "stop"
     fault: str = ""
+    start_s: float = 0.0
 
     @property
     def missing(self) -> list[int]:

@@ -104,6 +104,7 @@ class GraphWriter:
             self._tokens,
             finish,
             fault,
+            self._started_s,
         )
 
     def _take_plan(self, delta: Delta) -> None:

@@ -66,4 +66,5 @@ class PlainWriter:
             tokens=self._tokens,
             finish=finish,
             fault=self._end.error,
+            start_s=self._started_s,
         )

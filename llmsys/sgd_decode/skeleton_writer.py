@@ -82,7 +82,19 @@ class SkeletonWriter:
             text, mode, finish, fault = "\n\n".join(bodies), "sot", "stop", ""
         total_s = self._now_s - self._started_s
         parts = list(self._parts.values())
-        return Answer(self.question, text, mode, self._plan, parts, self._plan_s, total_s, self._tokens, finish, fault)
+        return Answer(
+            self.question,
+            text,
+            mode,
+            self._plan,
+            parts,
+            self._plan_s,
+            total_s,
+            self._tokens,
+            finish,
+            fault,
+            self._started_s,
+        )
 
     def _take_skeleton(self, delta: Delta) -> None:
         self._skeleton += delta.text
