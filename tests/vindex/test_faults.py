@@ -17,7 +17,6 @@ from llmsys.vindex.check import faults
 from llmsys.vindex.scan import Effort
 from tests.vindex.conftest import SMALL, random_access
 
-
 COMPACT_EVERY = 20
 
 
