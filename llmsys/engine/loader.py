@@ -148,7 +148,7 @@ def _keep(
     values, weights = model
     try:
         with cache.keep(key) as place:
-            tokenizer.keep(place)
+            tokenizer.save(place)
             if path.is_file():
                 (place / "config.json").write_text(json.dumps(values), encoding="utf-8")
                 write_tensors(place / "model.safetensors", weights)

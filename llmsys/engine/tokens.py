@@ -1,7 +1,7 @@
 """Text to token ids and back, and the model's chat template.
 
 transformers reads the tokenizer of a model directory or a GGUF file, once; what it found is kept as plain files
-(`keep`, `restore`) that need nothing but the `tokenizers` library. Never reaches for a model hub.
+(`save`, `restore`) that need nothing but the `tokenizers` library. Never reaches for a model hub.
 """
 
 import json
@@ -61,24 +61,27 @@ class Tokenizer:
 
     @classmethod
     def restore(cls, directory: Path) -> "Tokenizer":
-        """Read what `keep` wrote; OSError or ValueError for what it did not write."""
+        """Read what `save` wrote; OSError or ValueError for what it did not write."""
         facts = json.loads((directory / _FACTS).read_text(encoding="utf-8"))
         backend = Backend.from_buffer((directory / _BACKEND).read_bytes())
         return cls(backend, frozenset(facts["eos_ids"]), template=facts["template"], words=facts["words"])
 
-    def keep(self, directory: Path) -> None:
+    def save(self, directory: Path) -> None:
         """Write everything that `restore` needs into a directory."""
         self._backend.save(str(directory / _BACKEND))
         facts = {"eos_ids": sorted(self.eos_ids), "template": self._source, "words": self._words}
         (directory / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
-    def save(self, directory: Path) -> None:
-        """Write the tokenizer's files into a model directory, as transformers names them."""
-        self._backend.save(str(directory / _BACKEND))
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast", **self._words}
-        (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-        if self._source is not None:
-            (directory / "chat_template.jinja").write_text(self._source, encoding="utf-8")
+    def export(self, directory: Path) -> None:
+        """Write the tokenizer's files into a model directory, as transformers names and reads them."""
+        from transformers import PreTrainedTokenizerFast
+
+        named = PreTrainedTokenizerFast(tokenizer_object=self._backend, chat_template=self._source, **self._words)
+        named.save_pretrained(str(directory))
+
+    def as_json(self) -> str:
+        """The tokenizer in the form of the `tokenizers` library, for what builds tables from it."""
+        return str(self._backend.to_str())
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; special tokens in the text are read as such."""

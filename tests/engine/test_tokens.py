@@ -81,9 +81,9 @@ def test_a_broken_generation_config_is_refused_by_name(own, text):
         Tokenizer.load(own)
 
 
-def test_a_saved_tokenizer_is_one_that_transformers_reads(embedded, theirs, tmp_path):
+def test_an_exported_tokenizer_is_one_that_transformers_reads(embedded, theirs, tmp_path):
     messages = [{"role": "user", "content": "naïve 北京?"}]
-    embedded.save(tmp_path)
+    embedded.export(tmp_path)
 
     read = AutoTokenizer.from_pretrained(tmp_path)
 
@@ -94,9 +94,9 @@ def test_a_saved_tokenizer_is_one_that_transformers_reads(embedded, theirs, tmp_
     assert Tokenizer.load(tmp_path).eos_ids == embedded.eos_ids
 
 
-def test_a_kept_tokenizer_comes_back_as_it_was(embedded, tmp_path):
+def test_a_saved_tokenizer_comes_back_as_it_was(embedded, tmp_path):
     messages = [{"role": "user", "content": "naïve 北京?"}]
-    embedded.keep(tmp_path)
+    embedded.save(tmp_path)
 
     again = Tokenizer.restore(tmp_path)
 
