@@ -49,17 +49,17 @@ def order(
     Example: llmsys fair-queue order batch.jsonl --window 1000 | llmsys serve-lora run -
     """
     from llmsys.fair_queue import order_lines
-    from llmsys.fair_queue.policy import create, parse_weights
+    from llmsys.fair_queue.policy import parse_weights
 
-    chosen = create(policy, parse_weights(weight))
     lines = order_lines(
         file,
-        chosen,
+        policy,
+        weights=parse_weights(weight),
         window=window,
         default_max_tokens=default_max_tokens,
         on_error=on_error,
         on_skip=lambda fault: note(f"skipped: {fault}"),
     )
     with records_out() as out:
-        for line in lines:
-            out.write_line(line)
+        for some in lines:
+            out.write_line(b"".join(some))

@@ -77,7 +77,8 @@ def _is_compiled(policy: str, machine: Machine) -> bool:
 def _run_compiled(
     work: Workload, policy: str, hardware: Hardware, machine: Machine, weights: Mapping[str, float]
 ) -> Result:
-    from llmsys.fair_queue.sim.fast import Requests, Rules, new_book, simulate_arrays
+    from llmsys.fair_queue.sim.fast import simulate_arrays
+    from llmsys.fair_queue.sim.ledger import Pace, Requests, Rules, new_book
     from llmsys.fair_queue.sim.queues import new_queues
 
     options = Options(policy)
@@ -109,9 +110,7 @@ def _run_compiled(
         peak=machine.reserve == "peak",
         p0=hardware.p0,
         p1=hardware.p1,
-        d0=hardware.d0,
-        d1=hardware.d1,
-        d2=hardware.d2,
+        pace=Pace(hardware.d0, hardware.d1, hardware.d2, hardware.floor),
     )
     book = new_book(len(work.ids), tenants, machine.max_batch)
     # with a guess each request is charged by itself, so that a step charges nothing by itself

@@ -24,6 +24,7 @@ COMPILED = [
     "vtc:wp=3,wq=1",
 ]
 STEPWISE = ["drr:quantum=20", "tpm=600", "vtc:cost=profile"]
+HOST_BOUND = Hardware(p0=1.0, p1=0.0, d0=0.5, d1=0.125, d2=0.0625, floor=2.0)
 UNEVEN = Hardware(p0=0.75, p1=0.125, d0=0.5, d1=0.0625, d2=0.015625)  # sums of these are exact
 
 
@@ -38,7 +39,7 @@ def columns(result):
     work=works(),
     admit_every=st.sampled_from([1, 3, 10]),
     memory=st.integers(26, 90),
-    hardware=st.sampled_from([PLAIN, UNEVEN]),
+    hardware=st.sampled_from([PLAIN, UNEVEN, HOST_BOUND]),
 )
 def test_the_compiled_simulator_repeats_the_stepwise_one(spec, reserve, work, admit_every, memory, hardware):
     trace = workload_of(records_of(work))
