@@ -43,6 +43,20 @@ Reserve = Annotated[
         callback=one_of("sum", "peak", "paged"),
     ),
 ]
+ChunkedPrefill = Annotated[
+    int, typer.Option("--chunked-prefill", min=0, help="Prompt tokens that join a decode step; 0: they stall it.")
+]
+PrefixCache = Annotated[bool, typer.Option("--prefix-cache", help="Keep blocks of prompts, by the trace's prefix ids.")]
+BlockTokens = Annotated[int, typer.Option("--block-tokens", min=1, help="Tokens of a prefix's block.")]
+Replicas = Annotated[int, typer.Option("--replicas", min=1, help="Machines, each with its own queue.")]
+Route = Annotated[
+    str,
+    typer.Option(
+        "--route",
+        help="Replica of an arrival: least (fewest requests), hash (of the tenant) or d2lpm (locality in credit).",
+        callback=one_of("least", "hash", "d2lpm"),
+    ),
+]
 
 
 @app.command()
@@ -64,23 +78,11 @@ def run(
     max_prefill: MaxPrefill = 3072,
     admit_every: AdmitEvery = 10,
     reserve: Reserve = "sum",
-    chunked_prefill: Annotated[
-        int,
-        typer.Option("--chunked-prefill", min=0, help="Prompt tokens that join a decode step; 0: they stall it."),
-    ] = 0,
-    prefix_cache: Annotated[
-        bool, typer.Option("--prefix-cache", help="Keep blocks of prompts, by the trace's prefix ids.")
-    ] = False,
-    block_tokens: Annotated[int, typer.Option("--block-tokens", min=1, help="Tokens of a prefix's block.")] = 512,
-    replicas: Annotated[int, typer.Option("--replicas", min=1, help="Machines, each with its own queue.")] = 1,
-    route: Annotated[
-        str,
-        typer.Option(
-            "--route",
-            help="Replica of an arrival: least (fewest requests), hash (of the tenant) or d2lpm (locality in credit).",
-            callback=one_of("least", "hash", "d2lpm"),
-        ),
-    ] = "least",
+    chunked_prefill: ChunkedPrefill = 0,
+    prefix_cache: PrefixCache = False,
+    block_tokens: BlockTokens = 512,
+    replicas: Replicas = 1,
+    route: Route = "least",
     per_request: Annotated[
         bool, typer.Option("--per-request", help="One line per request in place of events.")
     ] = False,

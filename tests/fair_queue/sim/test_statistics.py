@@ -90,7 +90,10 @@ def cpu_per_admission(tenants, count=100_000):
     """CPU seconds of the policy per request that arrives, is admitted and ends, with this many tenants waiting."""
     policy = create("vtc")
     draw = np.random.default_rng(5)
-    rows = [Request(f"r{n}", f"t{draw.integers(tenants)}", int(draw.integers(1, 500)), 8) for n in range(count)]
+    owners, prompts = draw.integers(0, tenants, count).tolist(), draw.integers(1, 500, count).tolist()
+    rows = [
+        Request(f"r{n}", f"t{owner}", prompt, 8) for n, (owner, prompt) in enumerate(zip(owners, prompts, strict=True))
+    ]
     for request in rows:
         policy.arrive(request, 0.0)
     began = time.process_time()
