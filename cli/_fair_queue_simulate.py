@@ -31,6 +31,12 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+Policy = Annotated[str, typer.Option("--policy", help="NAME[:key=value,...]; several by ',' or, with keys, by ';'.")]
+Weight = Annotated[
+    list[str] | None,
+    typer.Option("--weight", metavar="TENANT=W", help="Weight of a tenant, 1 if not given; may repeat."),
+]
+Hardware = Annotated[str, typer.Option("--hardware", help="Step model: a10g-llama2-7b, or a TOML file of calibrate.")]
 Memory = Annotated[int, typer.Option("--memory", min=1, help="Tokens that the running batch may hold.")]
 MaxBatch = Annotated[int, typer.Option("--max-batch", min=1, help="Requests that may run at once.")]
 MaxPrefill = Annotated[int, typer.Option("--max-prefill", min=1, help="Prompt tokens of one prefill.")]
@@ -63,16 +69,9 @@ Route = Annotated[
 def run(
     trace: Annotated[str, typer.Argument(metavar="TRACE", help="A trace: JSON Lines, .gz and .zst too; - is stdin.")],
     *,
-    policy: Annotated[
-        str, typer.Option("--policy", help="NAME[:key=value,...]; several by ',' or, with keys, by ';'.")
-    ] = "vtc",
-    weight: Annotated[
-        list[str] | None,
-        typer.Option("--weight", metavar="TENANT=W", help="Weight of a tenant, 1 if not given; may repeat."),
-    ] = None,
-    hardware: Annotated[
-        str, typer.Option("--hardware", help="Step model: a10g-llama2-7b, or a TOML file of calibrate.")
-    ] = "a10g-llama2-7b",
+    policy: Policy = "vtc",
+    weight: Weight = None,
+    hardware: Hardware = "a10g-llama2-7b",
     memory: Memory = 10_000,
     max_batch: MaxBatch = 1000,
     max_prefill: MaxPrefill = 3072,
