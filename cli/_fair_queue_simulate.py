@@ -1,6 +1,6 @@
 """`llmsys fair-queue simulate`: a trace and policies in, events, requests or a comparison out; and `calibrate`."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,26 +108,12 @@ def run(
     work = sim.workload_of(
         read_trace(trace, on_error=on_error, on_skip=lambda fault: note(f"skipped: {fault}"), reorder_s=reorder_s)
     )
-    machine = sim.Machine(
-        memory,
-        max_batch,
-        max_prefill,
-        admit_every,
-        reserve,
-        chunk=chunked_prefill,
-        prefix_cache=prefix_cache,
-        block_tokens=block_tokens,
-        replicas=replicas,
-        route=route,
-    )
+    basic = sim.Machine(memory, max_batch, max_prefill, admit_every, reserve)
+    cache = {"prefix_cache": prefix_cache, "block_tokens": block_tokens}
+    machine = replace(basic, chunk=chunked_prefill, replicas=replicas, route=route, **cache)
     model, weights = sim.load_hardware(hardware), parse_weights(weight)
     if summary or compare:
-        with progress("policies", len(specs)) as advance:
-            rows = []
-            for spec in specs:
-                rows.append(sim.summary_of(work, spec, model, machine=machine, weights=weights, audited=compare))
-                advance(1)
-        report([asdict(row) for row in rows], [_row(row) for row in rows], json=json)
+        _compare(work, specs, model, machine, weights, audited=compare, json=json)
         return
     with records_out() as out:
         if per_request:
@@ -135,6 +121,26 @@ def run(
                 out.write(line)
         else:
             sim.run(work, specs[0], model, machine=machine, weights=weights, on_event=out.write)
+
+
+def _compare(
+    work: Any,  # noqa: ANN401
+    specs: list[str],
+    model: Any,  # noqa: ANN401
+    machine: Any,  # noqa: ANN401
+    weights: dict[str, float],
+    *,
+    audited: bool,
+    json: bool,
+) -> None:
+    from llmsys.fair_queue import sim
+
+    rows = []
+    with progress("policies", len(specs)) as advance:
+        for spec in specs:
+            rows.append(sim.summary_of(work, spec, model, machine=machine, weights=weights, audited=audited))
+            advance(1)
+    report([asdict(row) for row in rows], [_row(row) for row in rows], json=json)
 
 
 def _row(row: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -4,7 +4,9 @@ Runs before any test module is imported, because numpy, torch and Triton read th
 """
 
 import os
+import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,21 @@ def _share_threads() -> None:
             os.environ.setdefault(name, str(share))
 
 
+def _hear_interrupts() -> None:
+    """Undo what a shell does to background jobs: with SIGINT ignored here, no program a test starts would hear it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _keep_caches_apart() -> None:
+    """Let tests, and the commands they start, convert a model once for all runs, and not in the user's cache."""
+    os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"llmsys-tests-{os.getuid()}")
+
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as `llmsys` does: two workers stall each other otherwise
+_hear_interrupts()
 _share_threads()
+_keep_caches_apart()
 if not _has_cuda():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

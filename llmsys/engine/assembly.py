@@ -12,26 +12,24 @@ from llmsys.errors import Unavailable
 
 if TYPE_CHECKING:
     from llmsys.engine.adapter_pool import AdapterPool
-    from llmsys.engine.model import ModelConfig
     from llmsys.engine.runner import Runner
     from llmsys.engine.tokens import Tokenizer
 
 __all__ = ["EngineParts", "assemble"]
 
-KV_BYTES = 4
-"""Keys and values are float32 on a CPU (`attention` says why)."""
 ROW_TOKENS = 4096
 """A row's length where none is asked for: pages that no token touches cost nothing, address space does."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineParts:
-    """What `Engine.load` stands its control side on."""
+    """What `Engine.load` stands its control side on; a token's keys and values take `token_bytes`."""
 
     runner: "Runner"
     tokenizer: "Tokenizer"
     adapters: "AdapterPool"
     blocks: int
+    token_bytes: int
     digest: bytes
     device_type: str
     shared_blocks: bool
@@ -39,37 +37,44 @@ class EngineParts:
 
 def assemble(model: str, config: EngineConfig) -> EngineParts:
     """Load the model and size its caches; raises ModelError, Unavailable, or RequestError for what is not offered."""
-    import torch
-
     from llmsys.engine.adapter_pool import AdapterPool
     from llmsys.engine.loader import load_model
+    from llmsys.engine.model_cache import ModelCache
     from llmsys.engine.runner import Runner
     from llmsys.gpu import choose_device, choose_dtype
 
     device = choose_device("cpu" if config.device == "auto" else config.device)
     if device.type != "cpu":
         raise Unavailable(f"the engine has no path for {device} yet", "give device cpu or auto")
-    loaded = load_model(model, device=device, dtype=choose_dtype(config.dtype, device))
+    cache = ModelCache.of_user(limit_bytes=config.cache_bytes) if config.cache_bytes else None
+    dtype = choose_dtype(config.dtype, device)
+    loaded = load_model(model, device=device, dtype=dtype, cache=cache, four_bit=config.quant == "auto")
     max_len = min(config.max_len or ROW_TOKENS, loaded.config.max_len)
-    # on a CPU, products as small as an adapter's are several times faster in float32 than in bfloat16
-    adapters = AdapterPool(loaded.config, slots=config.lora_slots, rank_max=config.lora_rank_max, dtype=torch.float32)
+    adapters = AdapterPool(
+        loaded.config,
+        slots=config.lora_slots,
+        rank_max=config.lora_rank_max,
+        dtype=loaded.decoder.dtype,
+        memory_bytes=config.lora_cpu_bytes,
+    )
+    token_bytes = 2 * loaded.config.layers * loaded.config.kv_width * loaded.decoder.dtype.itemsize
     return EngineParts(
         runner=Runner(loaded.decoder, adapters, rows=config.kv_rows, max_len=max_len),
         tokenizer=loaded.tokenizer,
         adapters=adapters,
-        blocks=_blocks(config, loaded.config),
+        blocks=_blocks(config, token_bytes),
+        token_bytes=token_bytes,
         digest=loaded.digest,
         device_type=device.type,
         shared_blocks=False,
     )
 
 
-def _blocks(config: EngineConfig, model: "ModelConfig") -> int:
+def _blocks(config: EngineConfig, token_bytes: int) -> int:
     """Blocks of keys and values that the budget holds: kv_memory_bytes, or a quarter of the free memory."""
     from llmsys.gpu import host_memory
 
     budget = config.kv_memory_bytes or host_memory().free_bytes // 4
-    token_bytes = 2 * model.layers * model.kv_width * KV_BYTES
     blocks = budget // (config.block_tokens * token_bytes)
     if blocks < 1:
         raise RequestError(f"kv_memory_bytes is {budget}; expected {config.block_tokens * token_bytes} or more")

@@ -1,20 +1,27 @@
 """Where keys and values live on a CPU: one lazily committed arena per layer, one row per sequence.
 
 The memory manager of the machine is the page table: untouched pages cost nothing, a finished row is handed back.
-Rows in use are kept dense so that one batched matmul serves a run of them. Knows nothing of tokens or scheduling.
+Rows in use are kept dense, so that memory is handed back from the end. Knows nothing of tokens or scheduling.
 """
 
 import mmap
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["KVStore", "RowKV"]
+__all__ = ["KVStore", "LayerCache", "RowKV"]
 
 PAGE_TOKENS = 64
 """Rows are a multiple of this many tokens, so that each starts on a page of memory."""
+
+
+class LayerCache(NamedTuple):
+    """One layer's keys and values, each [rows, kv_heads, max_len, head_dim]."""
+
+    keys: Tensor
+    values: Tensor
 
 
 class KVStore(Protocol):
@@ -52,6 +59,10 @@ class RowKV:
         self._owner: list[int] = []
         self._filled: dict[int, int] = {}
 
+    def layer(self, index: int) -> LayerCache:
+        """The arenas of one layer."""
+        return LayerCache(self.keys[index], self.values[index])
+
     def row(self, sequence_id: int) -> int:
         """The row of a sequence, taken now if it has none. Raises ValueError when all rows are taken."""
         found = self._row_of.get(sequence_id)
@@ -63,14 +74,6 @@ class RowKV:
         self._owner.append(sequence_id)
         return len(self._owner) - 1
 
-    def places(self, rows: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """Where one token per row stands in an arena seen as [-1, head_dim]: [len(rows) * kv_heads] int64."""
-        kv_heads = self.keys[0].shape[1]
-        first = torch.tensor(rows, dtype=torch.int64) * kv_heads * self.max_len + torch.tensor(
-            positions, dtype=torch.int64
-        )
-        return (first[:, None] + torch.arange(kv_heads) * self.max_len).view(-1)
-
     def filled(self, sequence_id: int, tokens: int) -> None:
         """Remember how many tokens of the row are written, which is what moving it must copy."""
         self._filled[sequence_id] = tokens
@@ -78,17 +81,13 @@ class RowKV:
     def release(self, sequence_id: int) -> None:
         """Forget a sequence: the last row moves into its place and the last row's memory is handed back."""
         hole = self._row_of.pop(sequence_id, None)
-        written = self._filled.pop(sequence_id, 0)
+        self._filled.pop(sequence_id, None)
         if hole is None:
             return
         last = len(self._owner) - 1
         mover = self._owner.pop()
         if hole != last:
-            kept = self._filled.get(mover, 0)
-            self._copy(last, hole, kept)
-            # attention reads past a row's end with weight 0, and 0 times a NaN left there would be NaN
-            for arena in (*self.keys, *self.values):
-                arena[hole, :, kept:written] = 0
+            self._copy(last, hole, self._filled.get(mover, 0))
             self._owner[hole] = mover
             self._row_of[mover] = hole
         for block in self._maps:

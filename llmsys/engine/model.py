@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmsys.engine.linear import Linear
+from llmsys.engine.ops import choose_ops
 from llmsys.engine.rope import RotaryTable
 
 __all__ = ["ARCHITECTURES", "Attend", "Decoder", "Layer", "LowRank", "ModelConfig"]
@@ -75,8 +76,8 @@ class LowRank(Protocol):
         ...
 
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(layer, q [T, heads, D], k [T, kv_heads, D], v [T, kv_heads, D]) -> [T, q_width]; writes k and v to the cache."""
+Attend = Callable[[int, Tensor, Tensor], Tensor]
+"""(layer, qk [T, heads + kv_heads, D] unrotated, v [T, kv_heads, D]) -> [T, q_width]; also writes the cache."""
 
 
 class Decoder:
@@ -91,6 +92,7 @@ class Decoder:
         self.norm = norm
         self.head = head
         self.rotary = RotaryTable(config, dtype=embedding.dtype, device=embedding.device)
+        self.ops = choose_ops(embedding.device, embedding.dtype)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,32 +104,26 @@ class Decoder:
         """Where the weights are."""
         return self.embedding.device
 
-    def hidden_states(self, ids: Tensor, positions: Tensor, attend: Attend, lora: LowRank | None) -> Tensor:
-        """Run every block over the flat tokens.
-
-        Shapes: ids and positions [T] int64; returns [T, hidden], not yet normalised.
-        """
-        config = self.config
+    def hidden_states(self, ids: Tensor, attend: Attend, lora: LowRank | None) -> Tensor:
+        """Run every block over the flat tokens: ids [T] int64 to [T, hidden], not yet normalised."""
+        config, ops = self.config, self.ops
         tokens, heads = ids.shape[0], config.heads + config.kv_heads
-        cos, sin = self.rotary.at(positions)
         x = F.embedding(ids, self.embedding)
         for index, layer in enumerate(self.layers):
-            h = F.rms_norm(x, (config.hidden,), layer.attention_norm, config.rms_eps)
+            h = ops.rms_norm(x, layer.attention_norm, config.rms_eps)
             qkv = _project(layer.qkv, h, lora, index, "qkv")
             qk = qkv[:, : heads * config.head_dim].view(tokens, heads, config.head_dim)
             v = qkv[:, heads * config.head_dim :].view(tokens, config.kv_heads, config.head_dim)
-            qk = self.rotary.rotate(_head_norm(qk, layer, config), cos, sin)
-            mixed = attend(index, qk[:, : config.heads], qk[:, config.heads :], v)
+            mixed = attend(index, _head_norm(qk, layer, config), v)
             x = x.add_(_project(layer.o, mixed, lora, index, "o"))
-            h = F.rms_norm(x, (config.hidden,), layer.mlp_norm, config.rms_eps)
-            gate_up = _project(layer.gate_up, h, lora, index, "gate_up")
-            h = F.silu(gate_up[:, : config.mlp]).mul_(gate_up[:, config.mlp :])
+            h = ops.rms_norm(x, layer.mlp_norm, config.rms_eps)
+            h = ops.silu_mul(_project(layer.gate_up, h, lora, index, "gate_up"))
             x = x.add_(_project(layer.down, h, lora, index, "down"))
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token: hidden [n, hidden] to [n, vocab] float32."""
-        h = F.rms_norm(hidden, (self.config.hidden,), self.norm, self.config.rms_eps)
+        h = self.ops.rms_norm(hidden, self.norm, self.config.rms_eps)
         return self.head(h).float()
 
 

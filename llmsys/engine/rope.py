@@ -54,19 +54,21 @@ def _llama3(frequencies: Tensor, factor: float, scaling: dict[str, float | str])
 
 
 class RotaryTable:
-    """cos and sin of every position up to the model's max_len, in the activations' dtype."""
+    """cos and sin of every position up to the model's max_len, [max_len, head_dim] in the activations' dtype.
+
+    The sign of the rotated first half is folded into `sin`, so that rotating needs no negation.
+    """
 
     def __init__(self, config: "ModelConfig", *, dtype: torch.dtype, device: torch.device) -> None:
         frequencies = inverse_frequencies(config.rope_theta, config.head_dim, dict(config.rope_scaling))
         angles = torch.arange(config.max_len).float()[:, None] * frequencies[None, :]
         self._half = config.head_dim // 2
-        self._cos = torch.cat((angles.cos(), angles.cos()), dim=-1).to(dtype=dtype, device=device)
-        # the sign of the rotated first half is folded into sin, so that rotating needs no negation
-        self._sin = torch.cat((-angles.sin(), angles.sin()), dim=-1).to(dtype=dtype, device=device)
+        self.cos = torch.cat((angles.cos(), angles.cos()), dim=-1).to(dtype=dtype, device=device)
+        self.sin = torch.cat((-angles.sin(), angles.sin()), dim=-1).to(dtype=dtype, device=device)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin rows of positions [T], each [T, 1, head_dim]."""
-        return self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
+        return self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Rotate the halves of every head: x [T, heads, head_dim] to the same shape, newly allocated."""

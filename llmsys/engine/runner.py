@@ -1,18 +1,17 @@
 """One step's plan made into tensors, run through the decoder, and turned into logits.
 
-Orders rows so that each adapter's rows are one segment and gives attention its rows and runs. Knows nothing of
+Orders rows so that each adapter's rows are one segment and gives attention its rows. Knows nothing of
 policies, sampling or text.
 """
-
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from llmsys.engine.adapter_pool import AdapterPool
-from llmsys.engine.attention import AttentionPlan, PromptChunk, as_places, attend, plan_runs
+from llmsys.engine.attention import AttentionPlan, PromptChunk, StepAttention
 from llmsys.engine.kv_store import RowKV
 from llmsys.engine.model import Decoder
+from llmsys.engine.ops import DecodeRows
 from llmsys.engine.sequence import Chunk, Plan
 
 __all__ = ["Runner"]
@@ -27,14 +26,13 @@ class Runner:
         self._adapters = adapters
         self.max_len = min(max_len, config.max_len)
         self.vocab_size = config.vocab
-        # float32 keys and values cost twice the memory and half the time of bfloat16 on a CPU at usual lengths
         self._store = RowKV(
             layers=config.layers,
             rows=rows,
             kv_heads=config.kv_heads,
             max_len=self.max_len,
             head_dim=config.head_dim,
-            dtype=torch.float32,
+            dtype=decoder.dtype,
         )
 
     @torch.inference_mode()
@@ -44,11 +42,8 @@ class Runner:
         slots = [chunk.sequence.adapter_slot for chunk in ordered for _ in range(chunk.count)]
         lora = self._adapters.step(slots) if max(slots, default=-1) >= 0 else None
         ids = [token for chunk in ordered for token in _tokens(chunk)]
-        positions = [p for chunk in ordered for p in range(chunk.start, chunk.start + chunk.count)]
-        attention = self._attention(ordered)
-        hidden = self._decoder.hidden_states(
-            torch.tensor(ids), torch.tensor(positions), partial(attend, attention, self._store), lora
-        )
+        attend = StepAttention(self._attention(ordered), self._store, self._decoder.rotary, self._decoder.ops)
+        hidden = self._decoder.hidden_states(torch.tensor(ids), attend, lora)
         last = self._last_tokens(ordered, plan)
         return self._decoder.logits(hidden[last])
 
@@ -60,8 +55,8 @@ class Runner:
         """Give the target sequence a copy of the source's first tokens."""
         self._store.copy_prefix(source_id, target_id, tokens)
 
-    def _order(self, chunk: Chunk) -> tuple[tuple[int, int, int], int]:
-        """Rows of an adapter together, and among those by their place in the store: what attention reads in one run."""
+    def _order(self, chunk: Chunk) -> tuple[int, int]:
+        """Rows of an adapter together, and among those by their place in the store."""
         return self._adapters.row_order(chunk.sequence.adapter_slot), self._store.row(chunk.sequence.id)
 
     def _attention(self, ordered: list[Chunk]) -> AttentionPlan:
@@ -70,17 +65,11 @@ class Runner:
             row = self._store.row(chunk.sequence.id)
             self._store.filled(chunk.sequence.id, chunk.start + chunk.count)
             if chunk.count == 1 and chunk.start > 0:
-                decodes.append((row, chunk.start + 1, first))
+                decodes.append((first, row, chunk.start + 1))
             else:
                 chunks.append(PromptChunk(row, first, chunk.start, chunk.count))
             first += chunk.count
-        rows, lengths, tokens = ([decode[i] for decode in decodes] for i in range(3))
-        return AttentionPlan(
-            chunks=tuple(chunks),
-            runs=plan_runs(rows, lengths, tokens),
-            decode_tokens=as_places(tokens) if tokens else slice(0, 0),
-            decode_places=self._store.places(rows, [length - 1 for length in lengths]),
-        )
+        return AttentionPlan(tuple(chunks), DecodeRows.of(*zip(*decodes, strict=True)) if decodes else None)
 
     def _last_tokens(self, ordered: list[Chunk], plan: Plan) -> Tensor:
         """Places in the flat batch of the tokens whose logits are wanted, in the plan's order."""

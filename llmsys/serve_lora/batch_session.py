@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmsys.artifacts import BatchRequest, BatchResult, Event, EventLog
-from llmsys.engine.assembly import KV_BYTES, EngineParts, assemble
+from llmsys.engine.assembly import EngineParts, assemble
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
-from llmsys.engine.loader import find_model, read_config
 from llmsys.engine.policy import FirstComeFirstServed, Policy
 from llmsys.engine.sequence import Request, TokenEvent
 from llmsys.serve_lora.batch_requests import Catalogue, engine_request
@@ -134,10 +133,10 @@ def open_session(settings: RunSettings, records: Records) -> Iterator[BatchSessi
             return time.monotonic() - started_s
 
         ledger = stack.enter_context(
-            Ledger(_opening(settings.model, records.prices), model=StepModel(), start_s=clock(), path=records.ledger)
+            Ledger(_opening(parts.token_bytes, records.prices), model=StepModel(), start_s=clock(), path=records.ledger)
         )
         book = RunBook(ledger, events=log)
-        tap = PlanTap(parts.runner, rank_of=lambda name: parts.adapters.file(name).rank)
+        tap = PlanTap(parts.runner, rank_of=parts.adapters.rank)
         engine = Engine(
             tap,
             parts.tokenizer,
@@ -160,10 +159,8 @@ def open_session(settings: RunSettings, records: Records) -> Iterator[BatchSessi
         book.gap_ends(clock())
 
 
-def _opening(model: str, prices: PriceList) -> Opening:
-    shape = read_config(find_model(model))
-    kv_token_bytes = 2 * shape.layers * shape.kv_width * KV_BYTES
-    return Opening(version=VERSION, devices=1, kv_token_bytes=kv_token_bytes, prices=prices, unix_s=time.time())
+def _opening(token_bytes: int, prices: PriceList) -> Opening:
+    return Opening(version=VERSION, devices=1, kv_token_bytes=token_bytes, prices=prices, unix_s=time.time())
 
 
 def _meta(settings: RunSettings, config: EngineConfig, parts: EngineParts) -> Event:

@@ -66,20 +66,23 @@ def load_reference(model: str, dtype: torch.dtype) -> ReferenceModel:
     # the GGUF reader's progress bar has no switch, and ours are to be the only ones on stderr
     with redirect_stderr(StringIO()):
         loaded = AutoModelForCausalLM.from_pretrained(root, dtype=torch.float32, **place)
-    if path.suffix == ".gguf":
-        loaded = _unquantized(loaded)
+    if path.suffix == ".gguf" or dtype != torch.float32:
+        loaded = _with_weights_of(loaded, dtype)
     tokenizer = AutoTokenizer.from_pretrained(root, **place)
     tokenizer.padding_side = "left"
     name = HUB_NAME if model == DEFAULT_MODEL else path.name
     loaded.name_or_path = name  # PEFT writes this into an adapter's configuration: a name, not this machine's path
-    return ReferenceModel(loaded.to(dtype).eval().requires_grad_(False), tokenizer, name)
+    return ReferenceModel(loaded.eval().requires_grad_(False), tokenizer, name)
 
 
-def _unquantized(loaded: Any) -> Any:  # noqa: ANN401
+def _with_weights_of(loaded: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    """A model of plain weights in `dtype`; `.to(dtype)` would round the rotary frequencies too."""
+    from transformers import AutoModelForCausalLM
+
     config = type(loaded.config).from_dict(
         {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
     )
-    fresh = type(loaded)(config)
+    fresh = AutoModelForCausalLM.from_config(config, dtype=dtype)
     fresh.load_state_dict(loaded.state_dict())
     fresh.generation_config = loaded.generation_config
     return fresh

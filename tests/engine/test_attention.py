@@ -1,12 +1,22 @@
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from llmsys.engine.attention import AttentionPlan, as_places, attend, plan_runs
+from llmsys.engine.attention import AttentionPlan, PromptChunk, StepAttention
 from llmsys.engine.kv_store import RowKV
+from llmsys.engine.model import ModelConfig
+from llmsys.engine.ops import CompiledOps, DecodeRows, TorchOps
+from llmsys.engine.rope import RotaryTable
 
 HEADS, KV_HEADS, DIM = 6, 2, 8
+CONFIG = ModelConfig("llama", HEADS * DIM, 1, HEADS, KV_HEADS, DIM, 16, 32, 1e-5, 100.0, 320)
+
+
+@pytest.fixture(params=["torch", "compiled"])
+def ops(request):
+    return TorchOps() if request.param == "torch" else CompiledOps(torch.float32)
 
 
 @pytest.fixture
@@ -18,21 +28,29 @@ def store():
     return made
 
 
-def decode(store, rows, lengths, order):
-    """One decode step of `rows`, whose tokens stand at `order` in the batch; returns its inputs and output."""
-    count = len(rows)
-    q, k, v = (torch.randn(count, heads, DIM) for heads in (HEADS, KV_HEADS, KV_HEADS))
-    plan = AttentionPlan(
-        chunks=(),
-        runs=plan_runs(rows, lengths, order),
-        decode_tokens=as_places(order),
-        decode_places=store.places(rows, [length - 1 for length in lengths]),
-    )
-    return SimpleNamespace(q=q, k=k, v=v, out=attend(plan, store, 0, q, k, v), plan=plan)
+def rotated(x, position):
+    """The rotation by its formula, in float64: x [heads, DIM]."""
+    half = DIM // 2
+    angles = [position * 100.0 ** (-2 * i / DIM) for i in range(half)]
+    out = x.double().clone()
+    for i, angle in enumerate(angles):
+        low, high = x[:, i].double(), x[:, half + i].double()
+        out[:, i] = low * math.cos(angle) - high * math.sin(angle)
+        out[:, half + i] = high * math.cos(angle) + low * math.sin(angle)
+    return out.float()
+
+
+def step(store, ops, decodes, chunks=(), tokens=None):
+    """One layer's attention over random q, k, v; `decodes` are (token, row, length)."""
+    count = tokens or len(decodes)
+    qk, v = torch.randn(count, HEADS + KV_HEADS, DIM), torch.randn(count, KV_HEADS, DIM)
+    plan = AttentionPlan(chunks, DecodeRows.of(*zip(*decodes, strict=True)) if decodes else None)
+    table = RotaryTable(CONFIG, dtype=torch.float32, device=torch.device("cpu"))
+    return SimpleNamespace(qk=qk, v=v, out=StepAttention(plan, store, table, ops)(0, qk, v))
 
 
 def by_hand(store, row, length, q):
-    """Attention of one token by the formula, one head at a time."""
+    """Attention of one token by the formula, one head at a time; q [HEADS, DIM] rotated."""
     heads = []
     for head in range(HEADS):
         keys = store.keys[0][row, head // (HEADS // KV_HEADS), :length]
@@ -42,40 +60,44 @@ def by_hand(store, row, length, q):
 
 
 @pytest.mark.parametrize(
-    ("rows", "lengths", "order"),
+    "decodes",
     [
-        ([0], [1], [0]),
-        ([2, 3, 4], [17, 17, 17], [0, 1, 2]),
-        ([0, 1, 2, 3], [5, 90, 17, 128], [0, 1, 2, 3]),
-        ([3, 0, 2, 1], [5, 90, 17, 128], [0, 1, 2, 3]),
-        ([0, 1, 5, 6], [300, 20, 129, 40], [3, 0, 2, 1]),
+        [(0, 0, 1)],
+        [(0, 2, 17), (1, 3, 17), (2, 4, 17)],
+        [(0, 0, 5), (1, 1, 90), (2, 2, 17), (3, 3, 128)],
+        [(3, 0, 300), (0, 1, 20), (2, 5, 129), (1, 6, 40)],
     ],
 )
-def test_decoding_is_the_formula_whatever_the_order_of_rows_and_tokens(store, rows, lengths, order):
-    step = decode(store, rows, lengths, order)
+def test_decoding_is_the_formula_whatever_the_order_of_rows_and_tokens(store, ops, decodes):
+    done = step(store, ops, decodes)
 
-    for row, length, token in zip(rows, lengths, order, strict=True):
-        assert torch.equal(store.keys[0][row, :, length - 1], step.k[token])
-        assert torch.equal(store.values[0][row, :, length - 1], step.v[token])
-        torch.testing.assert_close(step.out[token], by_hand(store, row, length, step.q[token]))
+    for token, row, length in decodes:
+        turned = rotated(done.qk[token], length - 1)
+        torch.testing.assert_close(store.keys[0][row, :, length - 1], turned[HEADS:])
+        assert torch.equal(store.values[0][row, :, length - 1], done.v[token])
+        torch.testing.assert_close(done.out[token], by_hand(store, row, length, turned[:HEADS]))
 
 
-def test_writing_a_step_changes_no_other_token(store):
+def test_a_prompt_chunk_is_the_formula_beside_decoding_rows(store, ops):
+    chunk = PromptChunk(row=7, first=1, start=3, count=4)
+    done = step(store, ops, [(0, 2, 9), (5, 4, 30)], (chunk,), tokens=6)
+
+    for token, row, length in [(0, 2, 9), (5, 4, 30), *((1 + i, 7, 4 + i) for i in range(4))]:
+        turned = rotated(done.qk[token], length - 1)
+        torch.testing.assert_close(done.out[token], by_hand(store, row, length, turned[:HEADS]))
+
+
+def test_writing_a_step_changes_no_other_token(store, ops):
     before = store.keys[0].clone()
-    decode(store, [1, 4], [7, 33], [0, 1])
+    step(store, ops, [(0, 1, 7), (1, 4, 33)])
 
     changed = (store.keys[0] != before).any(dim=-1).nonzero().tolist()
 
     assert changed == [[1, 0, 6], [1, 1, 6], [4, 0, 32], [4, 1, 32]]
 
 
-def test_rows_of_one_length_in_order_need_neither_gathering_nor_a_mask(store):
-    (run,) = decode(store, [2, 3, 4], [17, 17, 17], [0, 1, 2]).plan.runs
+def test_nothing_beyond_a_row_is_read(store, ops):
+    store.keys[0][3, :, 20:] = torch.nan
+    store.values[0][3, :, 20:] = torch.nan
 
-    assert (run.tokens, run.mask) == (slice(0, 3), None)
-
-
-def test_places_are_a_slice_only_where_order_is_kept():
-    assert as_places([4, 5, 6]) == slice(4, 7)
-    assert as_places([5, 4]).tolist() == [5, 4]
-    assert as_places([1, 3]).tolist() == [1, 3]
+    assert step(store, ops, [(0, 3, 20)]).out.isfinite().all()

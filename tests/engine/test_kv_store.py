@@ -71,19 +71,6 @@ def test_a_released_row_is_handed_back_to_the_machine():
     assert float(store.keys[0].abs().sum()) == 0.0
 
 
-def test_a_row_that_moves_leaves_nothing_of_the_one_before():
-    store = RowKV(layers=1, rows=2, kv_heads=1, max_len=64, head_dim=16, dtype=torch.float32)
-    store.values[0][store.row(7), :, :60] = torch.nan
-    store.filled(7, 60)
-    store.values[0][store.row(8), :, :20] = 1.0
-    store.filled(8, 20)
-
-    store.release(7)
-
-    assert store.row(8) == 0
-    assert float(store.values[0].sum()) == 20 * 16
-
-
 def test_an_unknown_sequence_is_released_without_complaint():
     store = RowKV(layers=1, rows=1, kv_heads=1, max_len=64, head_dim=16, dtype=torch.float32)
     store.release(99)

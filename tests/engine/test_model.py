@@ -5,7 +5,6 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from llmsys.engine.adapter_pool import AdapterPool
-from llmsys.engine.attention import plan_runs
 from llmsys.engine.loader import load_decoder
 from llmsys.engine.runner import Runner
 from llmsys.engine.sequence import Chunk, Plan, Request, Sequence
@@ -120,17 +119,6 @@ def test_idle_rows_between_decoding_ones_change_nothing(pair, idle):
     for row, sequence in zip(last, live, strict=True):
         expected = theirs(torch.tensor([sequence.token_ids])).logits[0, -1]
         torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_runs_bridge_short_gaps_and_part_at_long_ones_and_at_other_lengths():
-    runs = plan_runs(rows=[9, 0, 2, 3, 200], lengths=[40, 30, 31, 900, 33], tokens=[0, 1, 2, 3, 4])
-
-    assert [(run.row, run.rows, run.width, torch.arange(9)[run.tokens].tolist()) for run in runs] == [
-        (0, 3, 31, [1, 2]),
-        (3, 1, 900, [3]),
-        (9, 1, 40, [0]),
-        (200, 1, 33, [4]),
-    ]
 
 
 @torch.inference_mode()
