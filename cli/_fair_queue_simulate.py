@@ -109,8 +109,8 @@ def run(
         read_trace(trace, on_error=on_error, on_skip=lambda fault: note(f"skipped: {fault}"), reorder_s=reorder_s)
     )
     basic = sim.Machine(memory, max_batch, max_prefill, admit_every, reserve)
-    cache = {"prefix_cache": prefix_cache, "block_tokens": block_tokens}
-    machine = replace(basic, chunk=chunked_prefill, replicas=replicas, route=route, **cache)
+    fleet = replace(basic, chunk=chunked_prefill, replicas=replicas, route=route)
+    machine = replace(fleet, prefix_cache=prefix_cache, block_tokens=block_tokens)
     model, weights = sim.load_hardware(hardware), parse_weights(weight)
     if summary or compare:
         _compare(work, specs, model, machine, weights, audited=compare, json=json)
