@@ -27,6 +27,9 @@ def audit(
     wq: Annotated[
         float | None, typer.Option("--wq", min=0.0, help="Cost of an output token; default: the log's.")
     ] = None,
+    replica: Annotated[
+        int | None, typer.Option("--replica", min=0, help="Judge the queue of this replica, counted from 0.")
+    ] = None,
     plot: Plot = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -39,7 +42,7 @@ def audit(
 
     if plot and log == "-":
         raise typer.BadParameter("--plot reads the log a second time; give a file in place of -")
-    verdict = check_file(log, wp=wp, wq=wq, bound=bound)
+    verdict = check_file(log, wp=wp, wq=wq, bound=bound, replica=replica)
     for warning in verdict.warnings:
         note(f"warning: {warning}")
     summary = asdict(verdict)
@@ -48,18 +51,18 @@ def audit(
         note(_constants(summary))
     report(summary, _check_rows(summary), title=f"policy {verdict.policy or 'unknown'}", json=json)
     if plot:
-        _draw_service(log, plot, wp=wp, wq=wq)
+        _draw_service(log, plot, wp=wp, wq=wq, replica=replica)
     if not verdict.holds:
         raise typer.Exit(1)
 
 
-def _draw_service(log: str, path: Path, *, wp: float | None, wq: float | None) -> None:
+def _draw_service(log: str, path: Path, *, wp: float | None, wq: float | None, replica: int | None) -> None:
     from llmsys.cli._plot import Figure, Line, draw
     from llmsys.fair_queue.audit import service_over_time
 
     lines = [
         Line(name, times.tolist(), service.tolist())
-        for name, (times, service) in service_over_time(log, wp=wp, wq=wq).items()
+        for name, (times, service) in service_over_time(log, wp=wp, wq=wq, replica=replica).items()
     ]
     draw(Figure("service per tenant", "time in s", "accumulated service in cost units per weight", lines), path)
 

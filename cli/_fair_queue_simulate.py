@@ -64,6 +64,23 @@ def run(
     max_prefill: MaxPrefill = 3072,
     admit_every: AdmitEvery = 10,
     reserve: Reserve = "sum",
+    chunked_prefill: Annotated[
+        int,
+        typer.Option("--chunked-prefill", min=0, help="Prompt tokens that join a decode step; 0: they stall it."),
+    ] = 0,
+    prefix_cache: Annotated[
+        bool, typer.Option("--prefix-cache", help="Keep blocks of prompts, by the trace's prefix ids.")
+    ] = False,
+    block_tokens: Annotated[int, typer.Option("--block-tokens", min=1, help="Tokens of a prefix's block.")] = 512,
+    replicas: Annotated[int, typer.Option("--replicas", min=1, help="Machines, each with its own queue.")] = 1,
+    route: Annotated[
+        str,
+        typer.Option(
+            "--route",
+            help="Replica of an arrival: least (fewest requests), hash (of the tenant) or d2lpm (locality in credit).",
+            callback=one_of("least", "hash", "d2lpm"),
+        ),
+    ] = "least",
     per_request: Annotated[
         bool, typer.Option("--per-request", help="One line per request in place of events.")
     ] = False,
@@ -90,7 +107,18 @@ def run(
     work = sim.workload_of(
         read_trace(trace, on_error=on_error, on_skip=lambda fault: note(f"skipped: {fault}"), reorder_s=reorder_s)
     )
-    machine = sim.Machine(memory, max_batch, max_prefill, admit_every, reserve)
+    machine = sim.Machine(
+        memory,
+        max_batch,
+        max_prefill,
+        admit_every,
+        reserve,
+        chunk=chunked_prefill,
+        prefix_cache=prefix_cache,
+        block_tokens=block_tokens,
+        replicas=replicas,
+        route=route,
+    )
     model, weights = sim.load_hardware(hardware), parse_weights(weight)
     if summary or compare:
         with progress("policies", len(specs)) as advance:

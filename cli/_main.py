@@ -17,9 +17,14 @@ __all__ = ["main"]
 INTERRUPTED = 130
 
 
+PATIENCE = {"GOMP_SPINCOUNT": "1000"}
+"""How long OpenMP's threads wait actively for each other; by default milliseconds, in which a busy machine stalls."""
+
+
 def main(args: list[str] | None = None) -> int:
     """Run one command line and return its exit code; every error becomes one line on stderr."""
     guard_streams()
+    os.environ |= PATIENCE | os.environ  # read when torch loads, which verbs do
     given = sys.argv[1:] if args is None else args
     try:
         # standalone_mode=False hands back what the verb returned, or the code of its typer.Exit

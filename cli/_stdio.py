@@ -79,6 +79,7 @@ def _guarded(stream: TextIO | None, descriptor: int, on_failure: Callable[[OSErr
         _Guarded(descriptor, on_failure),
         encoding=stream.encoding,
         errors=stream.errors,
-        line_buffering=getattr(stream, "line_buffering", False),
+        # what stderr writes through must not stay in our buffer: a server's warning is read while it runs
+        line_buffering=getattr(stream, "line_buffering", False) or getattr(stream, "write_through", False),
         write_through=getattr(stream, "write_through", False),
     )

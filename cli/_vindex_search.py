@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llmsys.cli._options import Quiet, Tenant, one_of
+from llmsys.cli._options import Device, Quiet, Tenant, Threads, one_of
 from llmsys.cli._render import note
 from llmsys.cli._streams import records_out
 
@@ -36,7 +36,15 @@ def search(
     effort: Annotated[
         int | None, typer.Option("--effort", min=0, max=10, help="Fixed effort in place of --recall: 0 is fastest.")
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Add how many vectors were looked at.")] = False,
+    max_distance: Annotated[
+        float | None, typer.Option("--max-distance", help="Nothing farther (l2), or less similar (ip, cosine).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write ids.npy and distances.npy there, no records.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Add how the answer was found.")] = False,
+    threads: Threads = 1,
+    device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
     """Print the k nearest vectors that the tenant may see, nearest first.
@@ -45,16 +53,19 @@ def search(
     Example: llmsys vindex search idx --queries q.npy --tenant acme -k 10 > hits.jsonl
     """
     from llmsys.vindex import Index
-    from llmsys.vindex.asking import Asker, answer, chosen_effort
+    from llmsys.vindex.asking import Asker, answer, chosen_effort, chosen_threads, write_answers
 
-    opened = Index.open(index)
+    opened = Index.open(index, device=device)
     if opened.torn_bytes:
         note(f"{opened.torn_bytes} bytes of an unfinished change end the log; they are left out")
     how = chosen_effort(opened, k=k, recall=recall, exact=exact, effort=effort, warn=note)
-    asker = Asker(opened, k=k, where=where, recall=None if exact else recall, effort=how, explain=explain)
-    with records_out(flush_each=queries == "-") as out:
+    asker = Asker(opened, k, where, None if exact else recall, how, explain, chosen_threads(threads), max_distance)
+    if out is not None:
+        note(f"{write_answers(asker, queries, out, tenant=tenant, tenants=tenants, everything=everything)} queries")
+        return
+    with records_out(flush_each=queries == "-") as stream:
         for hit in answer(asker, queries, tenant=tenant, tenants=tenants, everything=everything):
-            out.write(hit)
+            stream.write(hit)
 
 
 def export(

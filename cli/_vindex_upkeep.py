@@ -1,4 +1,4 @@
-"""Verbs of `llmsys vindex` that look after an index: stats, check, tune, compact, snapshot, bench."""
+"""Verbs of `llmsys vindex` that look after an index: stats, check, tune, compact, snapshot."""
 
 from pathlib import Path
 from typing import Annotated
@@ -123,27 +123,4 @@ def snapshot(
     note(f"{len(opened)} vectors at seq {opened.seq}")
 
 
-def bench(
-    *,
-    vectors: Annotated[Path, typer.Option("--vectors", metavar="F", help="Vectors of the workload, as in `build`.")],
-    access: Annotated[Path, typer.Option("--access", metavar="F", help='Who sees what: lines {"id","tenants"}.')],
-    held_out: Annotated[int, typer.Option("--held-out", min=1, help="Last rows that become queries.")] = 500,
-    k: Annotated[int, typer.Option("-k", "--top-k", min=1, help="Neighbours per query.")] = 10,
-    seed: Seed = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Measure the index beside faiss under cosine: flat per tenant, IVF and HNSW with a bitmap; recall beside speed.
-
-    Every query is asked as one of its own row's tenants. Set OMP_NUM_THREADS=1 for figures of one thread.
-    Example: llmsys vindex bench --vectors docs.npy --access access.jsonl
-    """
-    from msgspec import to_builtins
-
-    from llmsys.vindex.bench import compare, read_workload
-
-    rows = list(compare(read_workload(vectors, access, held_out=held_out), k=k, seed=seed))
-    report({"rows": rows}, [to_builtins(row) for row in rows], json=json)
-
-
-VERBS = (stats, check, tune, compact, snapshot, bench)
+VERBS = (stats, check, tune, compact, snapshot)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from llmsys.cli import _fair_queue_audit, _fair_queue_simulate, _fair_queue_trace
+from llmsys.cli import _fair_queue_audit, _fair_queue_gateway, _fair_queue_simulate, _fair_queue_trace
 from llmsys.cli._options import OnError, Quiet
 from llmsys.cli._render import note
 from llmsys.cli._streams import records_out
@@ -15,6 +15,8 @@ app = typer.Typer(help="Fair scheduling of tenants by tokens served.", rich_mark
 app.add_typer(_fair_queue_trace.app, name="trace")
 app.add_typer(_fair_queue_simulate.app, name="simulate")
 app.command()(_fair_queue_audit.audit)
+app.add_typer(_fair_queue_gateway.app, name="gateway")
+app.add_typer(_fair_queue_gateway.app, name="serve", hidden=True)
 
 Weights = Annotated[
     list[str] | None,

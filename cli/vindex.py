@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llmsys.cli import _vindex_changes, _vindex_search, _vindex_upkeep
+from llmsys.cli import _vindex_bench, _vindex_changes, _vindex_search, _vindex_serve, _vindex_upkeep
 from llmsys.cli._options import Json, Quiet, Seed, one_of
 from llmsys.cli._render import report
 
@@ -58,5 +58,13 @@ def build(
     report(summary, [summary], json=json)
 
 
-for verb in _vindex_changes.VERBS + _vindex_search.VERBS + _vindex_upkeep.VERBS:
+VERBS = (
+    *_vindex_changes.VERBS,
+    *_vindex_search.VERBS,
+    *_vindex_upkeep.VERBS,
+    *_vindex_serve.VERBS,
+    *_vindex_bench.VERBS,
+)
+
+for verb in VERBS:
     app.command(verb.__name__.replace("_", "-").removesuffix("-"))(verb)

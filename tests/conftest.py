@@ -6,6 +6,7 @@ Runs before any test module is imported, because numpy, torch and Triton read th
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,15 @@ def _hear_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _keep_caches_apart() -> None:
+    """Let tests, and the commands they start, convert a model once for all runs, and not in the user's cache."""
+    os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"llmsys-tests-{os.getuid()}")
+
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as `llmsys` does: two workers stall each other otherwise
 _hear_interrupts()
 _share_threads()
+_keep_caches_apart()
 if not _has_cuda():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

@@ -6,7 +6,7 @@ from llmsys.artifacts.compressed import open_source, reading_faults, source_name
 from llmsys.artifacts.directory import MANIFEST_NAME, FileEntry, Manifest, open_directory, write_directory
 from llmsys.artifacts.events import EVENT_KINDS, Event, EventLog, TimedRecord, read_events
 from llmsys.artifacts.jsonl import MAX_LINE_BYTES, decode_record, encode, read_lines, read_records
-from llmsys.artifacts.npy import read_npy, read_npy_stream, write_npy
+from llmsys.artifacts.npy import NpyRun, read_npy, read_npy_runs, read_npy_stream, write_npy
 from llmsys.artifacts.requests import (
     BatchBody,
     BatchError,
@@ -46,6 +46,7 @@ __all__ = [
     "FileEntry",
     "Manifest",
     "Name",
+    "NpyRun",
     "Query",
     "Seconds",
     "Span",
@@ -69,6 +70,7 @@ __all__ = [
     "read_events",
     "read_lines",
     "read_npy",
+    "read_npy_runs",
     "read_npy_stream",
     "read_queries",
     "read_records",

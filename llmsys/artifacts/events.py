@@ -24,6 +24,7 @@ __all__ = ["EVENT_KINDS", "Event", "EventLog", "TimedRecord", "read_events"]
 EVENT_KINDS = ("meta", "arrive", "admit", "token", "finish", "cancel", "reject", "preempt")
 
 Weight = Annotated[float, msgspec.Meta(gt=0.0)]
+Price = Annotated[float, msgspec.Meta(ge=0.0)]
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -32,8 +33,9 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     Of a request: `n` output tokens (in `token`: new ones; in `arrive`: the most it may produce), `prompt_tokens`, of
     which `cached_tokens` were found in a cache; `reason` of a cancel, reject or preempt. Of `meta`: the policy, how
     memory is reserved (sum, peak or paged), `memory` in tokens, the tenants' `weights`, the prices `prompt_weight` and
-    `output_weight` of a token (VTC's w_p and w_q), which `clock` (virtual or wall), and `log_every`, how many steps one
-    `token` record may cover.
+    `output_weight` of a token (VTC's w_p and w_q), which `clock` (virtual or wall), `log_every`, how many steps one
+    `token` record may cover, `max_batch`, how many requests may run (0: no limit), and `admit_every`, how many decode
+    steps lie between admissions.
     """
 
     t_s: Seconds
@@ -50,10 +52,12 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     reserve: str = ""
     memory: Annotated[int, msgspec.Meta(ge=0)] = 0
     weights: dict[str, Weight] = msgspec.field(default_factory=dict)
-    prompt_weight: Weight = 1.0
-    output_weight: Weight = 2.0
+    prompt_weight: Price = 1.0
+    output_weight: Price = 2.0
     clock: str = ""
     log_every: Annotated[int, msgspec.Meta(ge=1)] = 1
+    max_batch: Annotated[int, msgspec.Meta(ge=0)] = 0
+    admit_every: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
 class TimedRecord(Protocol):

@@ -8,7 +8,7 @@ import ast
 import io
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from llmsys.artifacts.atomic import replace_file
 from llmsys.errors import BadInput
 
-__all__ = ["read_npy", "read_npy_stream", "write_npy"]
+__all__ = ["NpyRun", "read_npy", "read_npy_runs", "read_npy_stream", "write_npy"]
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 8192
@@ -67,15 +67,46 @@ def read_npy_stream(stream: BinaryIO, name: str) -> Iterator[NDArray[Any]]:
     offset = 0
     while first := stream.read(1):
         header = _read_header(_After(first, stream), f"{name}: array at offset {offset}")
-        data = bytearray()
-        while len(data) < header.data_bytes:
-            piece = stream.read(min(READ_BYTES, header.data_bytes - len(data)))
-            if not piece:
-                wrong = f"the stream ends after {len(data)} bytes of data"
-                raise BadInput(f"{name}: array at offset {offset}", wrong, f"{header.data_bytes} bytes")
-            data += piece
-        yield header.view(data)
+        yield header.view(_read_data(stream, header.data_bytes, f"{name}: array at offset {offset}"))
         offset += header.data_start + header.data_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NpyRun:
+    """Rows first_row … of an array of shape `whole` (all of an array without rows), as an array [rows, …]."""
+
+    whole: tuple[int, ...]
+    first_row: int
+    rows: NDArray[Any]
+
+
+def read_npy_runs(stream: BinaryIO, name: str, *, run_bytes: int) -> Iterator[NpyRun]:
+    """Yield the arrays of a stream in runs of whole rows, each of at most `run_bytes` (one row may be more).
+
+    An array in Fortran order comes as one run. Memory grows with a run. Raises BadInput as `read_npy` does.
+    """
+    offset = 0
+    while first := stream.read(1):
+        where = f"{name}: array at offset {offset}"
+        header = _read_header(_After(first, stream), where)
+        row_bytes = max(1, math.prod(header.shape[1:]) * header.dtype.itemsize)
+        whole_rows = header.shape[0] if header.shape else 1
+        step = whole_rows if header.fortran_order or not header.shape else max(1, run_bytes // row_bytes)
+        for row in range(0, whole_rows, max(1, step)) if header.data_bytes else [0]:
+            shape = (min(step, whole_rows - row), *header.shape[1:]) if header.shape else ()
+            run = replace(header, shape=shape)
+            yield NpyRun(header.shape, row, run.view(_read_data(stream, run.data_bytes, where)))
+        offset += header.data_start + header.data_bytes
+
+
+def _read_data(stream: BinaryIO, size: int, where: str) -> bytearray:
+    data = bytearray()
+    while len(data) < size:
+        piece = stream.read(min(READ_BYTES, size - len(data)))
+        if not piece:
+            raise BadInput(where, f"the stream ends after {len(data)} bytes of data", f"{size} bytes")
+        data += piece
+    return data
 
 
 def write_npy(path: Path, array: NDArray[Any]) -> None:

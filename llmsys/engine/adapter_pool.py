@@ -1,7 +1,8 @@
 """Which adapters there are, and which of them hold a slot: registered is not resident.
 
-A slot is taken on first use, kept while any sequence refers to it, and given to another adapter in order of last use.
-Registering a name again makes a new generation: sequences under way end on the old one. Knows nothing of requests.
+A slot is taken on first use, kept while any sequence refers to it, and given to another adapter in order of last use,
+within a number of slots and one budget of memory. Registering a name again makes a new generation: sequences under way
+end on the old one. Knows nothing of requests.
 """
 
 from dataclasses import dataclass
@@ -11,48 +12,57 @@ import torch
 
 from llmsys.engine.adapter_files import AdapterFile, read_adapter
 from llmsys.engine.errors import AdapterBusy, AdapterError
-from llmsys.engine.lora import AdapterArena, LoraStep, segments_of
+from llmsys.engine.lora import AdapterWeights, LoraStep, segments_of
 from llmsys.engine.model import ModelConfig
 
-__all__ = ["RANK_BUCKETS", "AdapterPool"]
+__all__ = ["AdapterPool"]
 
-RANK_BUCKETS = (8, 16, 32, 64, 128, 256)
+MEMORY_BYTES = 2 << 30
 
 
 @dataclass(slots=True)
 class _Registered:
-    """A name's current generation; the file is read on first use."""
+    """A name's current generation; the file is read on first use, and the digest is that of its first reading."""
 
     path: Path
     generation: int
-    file: AdapterFile | None = None
+    digest: bytes = b""
+    rank: int = 0
     slot: int | None = None
 
 
 @dataclass(slots=True)
 class _Slot:
-    """What a slot holds: its arena and place there, who uses it, and when it was last taken."""
+    """What a slot holds, who uses it, and when it was last taken."""
 
-    bucket: int
-    place: int
+    weights: AdapterWeights
     holder: _Registered
     references: int = 0
     last_use: int = 0
 
 
 class AdapterPool:
-    """Adapters by name, slots by number; at most `slots` adapters are resident."""
+    """Adapters by name, slots by number; at most `slots` adapters of `memory_bytes` in all are resident."""
 
-    def __init__(self, config: ModelConfig, *, slots: int, rank_max: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        slots: int,
+        rank_max: int,
+        dtype: torch.dtype,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
         self._config = config
         self._limit = slots
         self._rank_max = rank_max
         self._dtype = dtype
+        self._memory_bytes = memory_bytes
         self._registered: dict[str, _Registered] = {}
         self._slots: dict[int, _Slot] = {}
-        self._arenas: dict[int, AdapterArena] = {}
         self._clock = 0
         self._generations = 0
+        self._last: tuple[list[int], LoraStep | None] = ([], None)
 
     def register(self, name: str, path: str | Path) -> None:
         """Make a directory known under a name; nothing is read yet. A known name becomes a new generation."""
@@ -68,28 +78,27 @@ class AdapterPool:
         """Every registered name, sorted."""
         return tuple(sorted(self._registered))
 
-    def file(self, name: str) -> AdapterFile:
-        """The adapter's checked contents, read now if they were not. Raises AdapterError if it does not fit."""
-        registered = self._find(name)
-        if registered.file is None:
-            registered.file = read_adapter(registered.path, self._config, rank_max=self._rank_max)
-        return registered.file
-
     def digest(self, name: str) -> bytes:
-        """Identity of what the name means now: content digest and generation."""
+        """Identity of what the name means now: content digest and generation. Reads the file if nobody has yet."""
         registered = self._find(name)
-        return self.file(name).digest + registered.generation.to_bytes(8, "little")
+        if not registered.digest:
+            self._read(registered)
+        return registered.digest + registered.generation.to_bytes(8, "little")
+
+    def rank(self, name: str) -> int:
+        """The adapter's largest rank. Reads the file if nobody has yet."""
+        registered = self._find(name)
+        return registered.rank or self._read(registered).rank
 
     def acquire(self, name: str) -> int:
         """Take a reference to the name's slot, loading the adapter if it is not resident.
 
-        Raises AdapterError for an adapter that does not fit, AdapterBusy when every slot is referred to.
+        Raises AdapterError for an adapter that does not fit, AdapterBusy when every slot, or the memory that is left,
+        is held by sequences.
         """
         registered = self._find(name)
-        file = self.file(name)
         if registered.slot is None:
-            self._place(registered, file)
-        assert registered.slot is not None
+            registered.slot = self._place(registered)
         slot = self._slots[registered.slot]
         self._clock += 1
         slot.last_use = self._clock
@@ -104,63 +113,63 @@ class AdapterPool:
         """Names that hold a slot now, sorted."""
         return tuple(sorted(name for name, entry in self._registered.items() if entry.slot is not None))
 
+    def resident_bytes(self) -> int:
+        """Memory of all resident adapters, those of forgotten names included."""
+        return sum(slot.weights.bytes for slot in self._slots.values())
+
     def references(self) -> int:
         """References held in all; 0 when no sequence uses an adapter."""
         return sum(slot.references for slot in self._slots.values())
 
     def step(self, slots: list[int]) -> LoraStep | None:
-        """The low-rank part of a step whose rows have these slots, in `row_order`; None if all are base rows."""
-        parts = []
-        for arena, numbers in self._spans(slots):
-            local = [self._slots[number].place if number in numbers else -1 for number in slots]
-            parts.append((arena, segments_of(local)))
-        return LoraStep(parts) if parts else None
+        """The low-rank part of a step whose rows have these slots, in `row_order`; None if all are base rows.
 
-    def row_order(self, slot: int) -> tuple[int, int, int]:
-        """Sort key of a row: rows of one arena together, by place; base rows last."""
-        if slot < 0:
-            return (1, 0, 0)
-        held = self._slots[slot]
-        return (0, held.bucket, held.place)
+        Decoding asks for the same rows again and again: the last answer is kept.
+        """
+        if self._last[0] != slots:
+            parts = [(segment, self._slots[segment.slot].weights) for segment in segments_of(slots)]
+            self._last = (slots, LoraStep(self._config, parts) if parts else None)
+        return self._last[1]
 
-    def _spans(self, slots: list[int]) -> list[tuple[AdapterArena, set[int]]]:
-        found: dict[int, tuple[AdapterArena, set[int]]] = {}
-        for number in slots:
-            if number >= 0:
-                arena = self._arenas[self._slots[number].bucket]
-                found.setdefault(id(arena), (arena, set()))[1].add(number)
-        return list(found.values())
+    def row_order(self, slot: int) -> int:
+        """Sort key of a row: rows of one adapter together, base rows last."""
+        return slot if slot >= 0 else self._limit
 
     def _find(self, name: str) -> _Registered:
         if name not in self._registered:
             raise AdapterError(f"no such adapter {name!r}; adapters: {', '.join(self.names()) or 'none'}")
         return self._registered[name]
 
-    def _place(self, registered: _Registered, file: AdapterFile) -> None:
-        bucket = next(bucket for bucket in RANK_BUCKETS if bucket >= file.rank)
-        number = self._free_slot()
-        arena = self._arena(bucket)
-        taken = {slot.place for slot in self._slots.values() if slot.bucket == bucket}
-        place = next(place for place in range(self._limit) if place not in taken)
-        arena.clear(place)
-        for factor in file.factors:
-            arena.put(place, factor.layer, factor.target, factor.a, factor.b)
-        self._slots[number] = _Slot(bucket, place, holder=registered)
-        registered.slot = number
+    def _read(self, registered: _Registered) -> AdapterFile:
+        """The adapter's checked contents, which must be what they were when it was first read."""
+        file = read_adapter(registered.path, self._config, rank_max=self._rank_max)
+        if registered.digest not in (b"", file.digest):
+            raise AdapterError(f"{registered.path}: changed after it was registered; register it again")
+        registered.digest, registered.rank = file.digest, file.rank
+        return file
 
-    def _free_slot(self) -> int:
-        """A slot number that nobody holds: a new one while there is room, else the idle one used longest ago."""
-        if len(self._slots) < self._limit:
-            return next(number for number in range(self._limit) if number not in self._slots)
-        idle = [number for number, slot in self._slots.items() if slot.references == 0]
-        if not idle:
-            raise AdapterBusy(f"all {self._limit} adapter slots are in use; one has to finish first")
-        number = min(idle, key=lambda number: self._slots[number].last_use)
-        self._slots.pop(number).holder.slot = None
+    def _place(self, registered: _Registered) -> int:
+        """Load an adapter into a slot of its own; idle ones go until it fits."""
+        file = self._read(registered)
+        weights = AdapterWeights(self._config, rank=file.rank, dtype=self._dtype)
+        if weights.bytes > self._memory_bytes:
+            raise AdapterError(
+                f"{registered.path}: takes {weights.bytes} bytes; expected at most {self._memory_bytes}, the budget"
+            )
+        while len(self._slots) >= self._limit or self.resident_bytes() + weights.bytes > self._memory_bytes:
+            self._evict()
+        for factor in file.factors:
+            weights.put(factor.layer, factor.target, factor.a, factor.b)
+        number = next(number for number in range(self._limit) if number not in self._slots)
+        self._slots[number] = _Slot(weights, holder=registered)
+        self._last = ([], None)
         return number
 
-    def _arena(self, bucket: int) -> AdapterArena:
-        """The arena of a rank bucket; its memory is committed as adapters arrive."""
-        if bucket not in self._arenas:
-            self._arenas[bucket] = AdapterArena(self._config, rank=bucket, slots=self._limit, dtype=self._dtype)
-        return self._arenas[bucket]
+    def _evict(self) -> None:
+        """Free the idle slot used longest ago."""
+        idle = [number for number, slot in self._slots.items() if slot.references == 0]
+        if not idle:
+            held = f"{len(self._slots)} of {self._limit} adapter slots and {self.resident_bytes()} bytes"
+            raise AdapterBusy(f"all of {held} are in use; one has to finish first")
+        number = min(idle, key=lambda number: self._slots[number].last_use)
+        self._slots.pop(number).holder.slot = None

@@ -37,20 +37,26 @@ class EngineParts:
 
 def assemble(model: str, config: EngineConfig) -> EngineParts:
     """Load the model and size its caches; raises ModelError, Unavailable, or RequestError for what is not offered."""
-    import torch
-
     from llmsys.engine.adapter_pool import AdapterPool
     from llmsys.engine.loader import load_model
+    from llmsys.engine.model_cache import ModelCache
     from llmsys.engine.runner import Runner
     from llmsys.gpu import choose_device, choose_dtype
 
     device = choose_device("cpu" if config.device == "auto" else config.device)
     if device.type != "cpu":
         raise Unavailable(f"the engine has no path for {device} yet", "give device cpu or auto")
-    loaded = load_model(model, device=device, dtype=choose_dtype(config.dtype, device))
+    cache = ModelCache.of_user(limit_bytes=config.cache_bytes) if config.cache_bytes else None
+    dtype = choose_dtype(config.dtype, device)
+    loaded = load_model(model, device=device, dtype=dtype, cache=cache, four_bit=config.quant == "auto")
     max_len = min(config.max_len or ROW_TOKENS, loaded.config.max_len)
-    # on a CPU, products as small as an adapter's are several times faster in float32 than in bfloat16
-    adapters = AdapterPool(loaded.config, slots=config.lora_slots, rank_max=config.lora_rank_max, dtype=torch.float32)
+    adapters = AdapterPool(
+        loaded.config,
+        slots=config.lora_slots,
+        rank_max=config.lora_rank_max,
+        dtype=loaded.decoder.dtype,
+        memory_bytes=config.lora_cpu_bytes,
+    )
     token_bytes = 2 * loaded.config.layers * loaded.config.kv_width * loaded.decoder.dtype.itemsize
     return EngineParts(
         runner=Runner(loaded.decoder, adapters, rows=config.kv_rows, max_len=max_len),

@@ -7,7 +7,7 @@ the decoder.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +16,19 @@ from gguf import GGUFReader, GGUFValueType, dequantize
 from torch import Tensor
 
 from llmsys.engine.errors import ModelError
+from llmsys.engine.int4 import GROUP
 from llmsys.engine.model import ARCHITECTURES
+from llmsys.engine.named_weights import CODES
 
 __all__ = ["GgufFile"]
 
 KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0")
+BLOCK_BYTES = {"Q4_0": 2 + GROUP // 2, "Q4_1": 4 + GROUP // 2}
+"""Kinds of 4-bit codes: a group of 32 is float16 d, in Q4_1 float16 m too, and 16 bytes."""
 PERMUTED = ("llama",)
 """Architectures whose q and k rows llama.cpp stores for interleaved rotation."""
 ARRAY_MAX = 1 << 22
-"""Elements of a metadata array, each of which becomes Python objects; vocabularies have some 2^18."""
+"""Elements of a metadata array, which are walked one by one; vocabularies have some 2^18."""
 
 _NAMES = {
     "attn_norm.weight": "input_layernorm.weight",
@@ -81,6 +85,20 @@ class GgufFile:
                 raise ModelError(f"{self.path}: tensor {entry.name!r} has no place in the decoder; {known}")
             yield name, self._unpermuted(name, self._dequantised(entry))
 
+    def codes(self) -> Iterator[tuple[str, Tensor]]:
+        """The 4-bit codes of the blocks' matrices, as `int4.Codes` has them: two tensors each, named as CODES says."""
+        for entry in self._reader.tensors:
+            name, kind, shape = _transformers_name(entry.name), entry.tensor_type.name, self._shapes[entry.name]
+            if name is None or not name.startswith("model.layers.") or kind not in BLOCK_BYTES:
+                continue
+            if len(shape) != 2 or not entry.n_elements:
+                raise ModelError(f"{self.path}: tensor {entry.name!r} is {list(shape)}; expected a matrix")
+            blocks = np.array(entry.data).reshape(shape[0], -1, BLOCK_BYTES[kind])
+            nibbles = torch.from_numpy(blocks[:, :, -GROUP // 2 :].reshape(shape[0], -1))
+            scales = self._unpermuted(name, _scales(blocks))
+            yield name + CODES[0], self._unpermuted(name, nibbles)
+            yield name + CODES[1], scales.permute(1, 0, 2).contiguous()
+
     def _field(self, key: str) -> Any:  # noqa: ANN401
         field = self._reader.fields.get(key)
         if field is None:
@@ -120,6 +138,10 @@ class GgufFile:
         kind = entry.tensor_type.name
         if kind not in KINDS:
             raise ModelError(f"{self.path}: tensor {entry.name!r} is {kind}; expected one of {', '.join(KINDS)}")
+        if not entry.n_elements:
+            raise ModelError(
+                f"{self.path}: tensor {entry.name!r} is {list(self._shapes[entry.name])}; expected numbers"
+            )
         values = np.ascontiguousarray(dequantize(entry.data, entry.tensor_type), dtype=np.float32)
         return torch.from_numpy(values.reshape(self._shapes[entry.name]).copy())
 
@@ -136,6 +158,15 @@ class GgufFile:
         return tensor.view(heads, half, 2, -1).transpose(1, 2).reshape(tensor.shape)
 
 
+def _scales(blocks: npt.NDArray[np.uint8]) -> Tensor:
+    """Scale d and zero z of every block: [rows, blocks, bytes] to [rows, blocks, 2] bfloat16."""
+    head = blocks.shape[2] - GROUP // 2
+    numbers = np.ascontiguousarray(blocks[:, :, :head]).view(np.float16).astype(np.float32)
+    scale = numbers[:, :, 0]
+    zero = numbers[:, :, 1] + 8 * scale if head > 2 else np.zeros_like(scale)
+    return torch.from_numpy(np.stack((scale, zero), axis=-1)).to(torch.bfloat16)
+
+
 class _BoundedReader(GGUFReader):  # type: ignore[misc]
     """The package's reader, kept inside the file: past the end its slices are empty, and its loops go on over them."""
 
@@ -149,11 +180,30 @@ class _BoundedReader(GGUFReader):  # type: ignore[misc]
         return found
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:  # noqa: ANN401
-        if raw_type == GGUFValueType.ARRAY:
-            length = int(self._get(orig_offs + 4, np.uint64)[0])
-            if length > ARRAY_MAX:
-                raise ValueError(f"an array of {length} elements at offset {orig_offs}, more than {ARRAY_MAX}")
-        return super()._get_field_parts(orig_offs, raw_type)
+        """An array becomes one slab of bytes: the package makes objects of every element, which takes seconds."""
+        if raw_type != GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        kind, length = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+        if length[0] > ARRAY_MAX:
+            raise ValueError(f"an array of {length[0]} elements at offset {orig_offs}, more than {ARRAY_MAX}")
+        start = orig_offs + 12
+        slab = self._get(start, np.uint8, self._array_bytes(start, GGUFValueType(kind[0]), int(length[0])))
+        return 12 + slab.nbytes, [kind, length, slab], [2], [GGUFValueType.ARRAY, GGUFValueType.UINT8]
+
+    def _array_bytes(self, start: int, kind: GGUFValueType, length: int) -> int:
+        """Bytes of an array's elements; strings say their own length, one after the other."""
+        scalar = self.gguf_scalar_to_np.get(kind)
+        if scalar is not None:
+            return length * int(np.dtype(scalar).itemsize)
+        if kind != GGUFValueType.STRING:
+            raise ValueError(f"an array of {kind.name} at offset {start}; expected numbers or strings")
+        order: Literal["big", "little"] = "big" if self.byte_order == "S" else "little"
+        data, place = memoryview(self.data), start
+        for _ in range(length):
+            place += 8 + int.from_bytes(data[place : place + 8], order)
+            if place > len(data):
+                raise ValueError(f"a string that ends at offset {place}, the file has {len(data)} bytes")
+        return place - start
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401

@@ -1,31 +1,38 @@
 """From a model directory, a GGUF file or a known name to a decoder ready to run.
 
-Reads safetensors as transformers writes them (sharded or not) and GGUF; fuses q, k, v and gate, up while loading.
+Reads safetensors as transformers writes them (sharded or not) and GGUF; fuses q, k, v and gate, up while loading. What
+was converted is kept in the user's cache and memory-mapped the next time.
 Knows nothing of requests or adapters.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llmsys.artifacts import write_tensors
 from llmsys.engine.errors import ModelError
 from llmsys.engine.gguf import GgufFile
-from llmsys.engine.linear import Linear
-from llmsys.engine.model import ARCHITECTURES, Decoder, Layer, ModelConfig
+from llmsys.engine.model import ARCHITECTURES, Decoder, ModelConfig
+from llmsys.engine.model_cache import ModelCache, identify
+from llmsys.engine.named_weights import NamedWeights, build_decoder
 from llmsys.engine.rope import SCALING_NUMBERS
 from llmsys.engine.tokens import Tokenizer
 from llmsys.errors import Unavailable
 
 __all__ = ["LoadedModel", "find_model", "load_decoder", "load_model", "read_config"]
 
+_log = logging.getLogger(__name__)
 EMBEDDED = "smollm2"
+_NO_MODEL = f"no such model; expected a model directory, a .gguf file or {EMBEDDED!r}"
 SIZE_MAX = 1 << 22
 """Bound of every size in a config, checked before anything is allocated by it."""
 ONLY = {"hidden_act": "silu", "partial_rotary_factor": 1.0, "use_sliding_window": False}
@@ -53,14 +60,27 @@ def find_model(name: str) -> Path:
     return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
-def load_model(name: str, *, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """Load a model directory, a .gguf file or `smollm2`.
+def load_model(
+    name: str, *, device: torch.device, dtype: torch.dtype, cache: ModelCache | None = None, four_bit: bool = False
+) -> LoadedModel:
+    """Load a model directory, a .gguf file or `smollm2`, from the cache if what was made of it is there.
+
+    four_bit: use the file's own 4-bit codes, where it has any and they are faster.
 
     Raises ModelError for what is not a readable model of ARCHITECTURES, Unavailable for a name without its package.
     """
     path = find_model(name)
-    decoder = load_decoder(path, device=device, dtype=dtype)
-    return LoadedModel(decoder, Tokenizer.load(path), decoder.config, _digest(path), path)
+    if not path.exists():
+        raise ModelError(f"{path}: {_NO_MODEL}")
+    key = identify(path, str(dtype))
+    found = _restore(path, cache.find(key)) if cache else None
+    if found is None:
+        found = _read(path, dtype), Tokenizer.load(path)
+        if cache:
+            _keep(cache, key, path, *found)
+    (values, weights), tokenizer = found
+    decoder = _build(path, values, weights, device=device, dtype=dtype, four_bit=four_bit)
+    return LoadedModel(decoder, tokenizer, decoder.config, _digest(path), path)
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -69,18 +89,62 @@ def read_config(path: Path) -> ModelConfig:
     return _config(path, values)
 
 
-def load_decoder(path: Path, *, device: torch.device, dtype: torch.dtype) -> Decoder:
+def load_decoder(path: Path, *, device: torch.device, dtype: torch.dtype, four_bit: bool = False) -> Decoder:
     """The weights alone, without a tokenizer."""
+    return _build(path, *_read(path, dtype), device=device, dtype=dtype, four_bit=four_bit)
+
+
+def _build(
+    path: Path,
+    values: dict[str, Any],
+    tensors: dict[str, Tensor],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    four_bit: bool,
+) -> Decoder:
+    config, tied = _config(path, values), bool(values.get("tie_word_embeddings"))
+    moved = {name: t.to(device=device, dtype=dtype if t.is_floating_point() else None) for name, t in tensors.items()}
+    return build_decoder(config, NamedWeights(path, moved, four_bit=four_bit), tied=tied)
+
+
+def _read(path: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A checked config and the weights by name, as transformers names both."""
     if path.is_dir():
         values, tensors = _read_directory(path)
     elif path.is_file():
         file = GgufFile(path)
-        values, tensors = file.config, file.tensors()
+        values, tensors = file.config, chain(file.tensors(), file.codes() if dtype == torch.bfloat16 else ())
     else:
-        raise ModelError(f"{path}: no such model; expected a model directory, a .gguf file or {EMBEDDED!r}")
-    config = _config(path, values)
-    weights = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors}
-    return _assemble(path, config, weights, tied=bool(values.get("tie_word_embeddings")))
+        raise ModelError(f"{path}: {_NO_MODEL}")
+    _config(path, values)
+    return values, {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors}
+
+
+def _restore(path: Path, entry: Path | None) -> tuple[tuple[dict[str, Any], dict[str, Tensor]], Tokenizer] | None:
+    """What `_keep` wrote, weights memory-mapped; None if there is none, or another process has just removed it."""
+    if entry is None:
+        return None
+    try:
+        values, tensors = _read_directory(path if path.is_dir() else entry)
+        return (values, dict(tensors)), Tokenizer.restore(entry)
+    except (OSError, ModelError):
+        return None
+
+
+def _keep(
+    cache: ModelCache, key: str, path: Path, model: tuple[dict[str, Any], dict[str, Tensor]], tokenizer: Tokenizer
+) -> None:
+    """Write what took long to make: the tokenizer, and the weights unless they are mapped from where they are."""
+    values, weights = model
+    try:
+        with cache.keep(key) as place:
+            tokenizer.save(place)
+            if path.is_file():
+                (place / "config.json").write_text(json.dumps(values), encoding="utf-8")
+                write_tensors(place / "model.safetensors", weights)
+    except OSError as error:
+        _log.warning("the model is loaded but not cached: %s", error)
 
 
 def _read_directory(path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, Tensor]]]:
@@ -110,6 +174,11 @@ def _read_safetensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
     for file in files:
         try:
             with safe_open(file, framework="pt") as opened:
+                if "llmsys.compress" in (opened.metadata() or {}):
+                    from llmsys.compress import codec  # the named door: a tensor codec that this loader takes
+
+                    yield from codec.read_tensors(file)
+                    continue
                 for name in opened.keys():  # noqa: SIM118 (not a dict)
                     yield name, opened.get_tensor(name)
         except SafetensorError as error:
@@ -169,64 +238,6 @@ def _size(path: Path, values: dict[str, Any], key: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= SIZE_MAX:
         raise ModelError(f"{path}: config has {key} {value!r}; expected a whole number of 1 to {SIZE_MAX}")
     return value
-
-
-class _Weights:
-    """Takes tensors by name, checks their shapes, and frees each once taken."""
-
-    def __init__(self, path: Path, tensors: dict[str, Tensor]) -> None:
-        self._path = path
-        self._tensors = tensors
-
-    def take(self, name: str, *shape: int) -> Tensor:
-        tensor = self._tensors.pop(name, None)
-        if tensor is None:
-            raise ModelError(f"{self._path}: no tensor {name!r}; expected one of shape {list(shape)}")
-        if tuple(tensor.shape) != shape:
-            raise ModelError(f"{self._path}: tensor {name!r} is {list(tensor.shape)}; expected {list(shape)}")
-        return tensor
-
-    def has(self, name: str) -> bool:
-        return name in self._tensors
-
-    def finish(self) -> None:
-        """Refuse weights that nothing took: a model that leaves them out is another model."""
-        left = sorted(name for name in self._tensors if not name.endswith(".rotary_emb.inv_freq"))
-        if left:
-            raise ModelError(f"{self._path}: tensor {left[0]!r} has no place in the decoder; expected a plain decoder")
-
-
-def _assemble(path: Path, config: ModelConfig, tensors: dict[str, Tensor], *, tied: bool) -> Decoder:
-    weights = _Weights(path, tensors)
-    embedding = weights.take("model.embed_tokens.weight", config.vocab, config.hidden)
-    layers = [_layer(weights, config, f"model.layers.{index}.") for index in range(config.layers)]
-    norm = weights.take("model.norm.weight", config.hidden)
-    stored = weights.has("lm_head.weight") or not tied  # a tied head may be stored a second time
-    head = weights.take("lm_head.weight", config.vocab, config.hidden) if stored else embedding
-    weights.finish()
-    return Decoder(config, embedding=embedding, layers=layers, norm=norm, head=Linear(embedding if tied else head))
-
-
-def _layer(weights: _Weights, config: ModelConfig, prefix: str) -> Layer:
-    take: Callable[..., Tensor] = weights.take
-    attention, mlp = prefix + "self_attn.", prefix + "mlp."
-    widths = (("q", config.q_width), ("k", config.kv_width), ("v", config.kv_width))
-    qkv = torch.cat([take(f"{attention}{name}_proj.weight", width, config.hidden) for name, width in widths])
-    bias = None
-    if weights.has(attention + "q_proj.bias"):
-        bias = torch.cat([take(f"{attention}{name}_proj.bias", width) for name, width in widths])
-    gate_up = torch.cat([take(f"{mlp}{name}_proj.weight", config.mlp, config.hidden) for name in ("gate", "up")])
-    normed = weights.has(attention + "q_norm.weight")
-    return Layer(
-        attention_norm=take(prefix + "input_layernorm.weight", config.hidden),
-        qkv=Linear(qkv, bias),
-        o=Linear(take(attention + "o_proj.weight", config.hidden, config.q_width)),
-        mlp_norm=take(prefix + "post_attention_layernorm.weight", config.hidden),
-        gate_up=Linear(gate_up),
-        down=Linear(take(mlp + "down_proj.weight", config.hidden, config.mlp)),
-        q_norm=take(attention + "q_norm.weight", config.head_dim) if normed else None,
-        k_norm=take(attention + "k_norm.weight", config.head_dim) if normed else None,
-    )
 
 
 def _digest(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from numba.extending import overload
 
 from llmsys.engine.team import compiled
 
-__all__ = ["attend_rows", "rms_norm", "silu_mul"]
+__all__ = ["as_stored", "attend_rows", "rms_norm", "silu_mul", "widened"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -27,22 +27,22 @@ BELOW_HALF = np.uint32(0x7FFF)
 EXPONENT_BIAS, MANTISSA_BITS = np.int32(127), np.int32(23)
 
 
-def _load(stored: Any) -> Any:  # noqa: ANN401
+def widened(stored: Any) -> Any:  # noqa: ANN401
     """An element of memory as float32."""
     return np.uint32(int(stored) << 16).view(np.float32) if isinstance(stored, np.uint16) else stored
 
 
-def _load_compiled(stored: Any) -> Any:  # noqa: ANN401
-    def widened(stored: Any) -> Any:  # noqa: ANN401
+def _widened_compiled(stored: Any) -> Any:  # noqa: ANN401
+    def shifted(stored: Any) -> Any:  # noqa: ANN401
         return np.uint32(np.uint32(stored) << UPPER).view(np.float32)
 
     def same(stored: Any) -> Any:  # noqa: ANN401
         return stored
 
-    return widened if stored == types.uint16 else same
+    return shifted if stored == types.uint16 else same
 
 
-overload(_load)(_load_compiled)
+overload(widened)(_widened_compiled)
 
 
 @compiled
@@ -51,7 +51,7 @@ def _rounded_bits(value: Any) -> Any:  # noqa: ANN401
     return np.uint16(np.uint32(bits + BELOW_HALF + (np.uint32(bits >> UPPER) & np.uint32(1))) >> UPPER)
 
 
-def _as_stored(value: Any, like: Any) -> Any:  # noqa: ANN401
+def as_stored(value: Any, like: Any) -> Any:  # noqa: ANN401
     """float32 as an element of the kind of `like`: rounded to nearest, ties to even, where that is bfloat16."""
     return _rounded_bits(value) if isinstance(like, np.uint16) else value
 
@@ -66,7 +66,7 @@ def _as_stored_compiled(value: Any, like: Any) -> Any:  # noqa: ANN401
     return rounded if like == types.uint16 else same
 
 
-overload(_as_stored)(_as_stored_compiled)
+overload(as_stored)(_as_stored_compiled)
 
 
 @compiled
@@ -96,12 +96,12 @@ def rms_norm(x: Array, weight: Array, eps: float, out: Array, thread: int, threa
     for row in range(rows * thread // threads, rows * (thread + 1) // threads):
         total = ZERO
         for i in range(width):
-            value = _load(x[row, i])
+            value = widened(x[row, i])
             total += value * value
         factor = np.float32(ONE / np.sqrt(np.float32(total / np.float32(width)) + np.float32(eps)))
         for i in range(width):
-            normed = _load(_as_stored(_load(x[row, i]) * factor, x[row, i]))
-            out[row, i] = _as_stored(normed * _load(weight[i]), x[row, i])
+            normed = widened(as_stored(widened(x[row, i]) * factor, x[row, i]))
+            out[row, i] = as_stored(normed * widened(weight[i]), x[row, i])
 
 
 @compiled
@@ -110,9 +110,9 @@ def silu_mul(gate_up: Array, out: Array, thread: int, threads: int) -> None:
     rows, width = out.shape
     for row in range(rows * thread // threads, rows * (thread + 1) // threads):
         for i in range(width):
-            gate = _load(gate_up[row, i])
-            silu = _load(_as_stored(gate / (ONE + _exp(-gate)), gate_up[row, i]))
-            out[row, i] = _as_stored(silu * _load(gate_up[row, width + i]), gate_up[row, i])
+            gate = widened(gate_up[row, i])
+            silu = widened(as_stored(gate / (ONE + _exp(-gate)), gate_up[row, i]))
+            out[row, i] = as_stored(silu * widened(gate_up[row, width + i]), gate_up[row, i])
 
 
 @compiled
@@ -120,9 +120,9 @@ def _rotate(x: Array, cos: Array, sin: Array, scale: Any, out: Array) -> None:  
     """Rotate one head [head_dim] by the half-split scheme, times `scale`, into float32; sin carries the signs."""
     half = x.shape[0] // 2
     for i in range(half):
-        low, high = _load(x[i]), _load(x[half + i])
-        out[i] = (low * _load(cos[i]) + high * _load(sin[i])) * scale
-        out[half + i] = (high * _load(cos[half + i]) + low * _load(sin[half + i])) * scale
+        low, high = widened(x[i]), widened(x[half + i])
+        out[i] = (low * widened(cos[i]) + high * widened(sin[i])) * scale
+        out[half + i] = (high * widened(cos[half + i]) + low * widened(sin[half + i])) * scale
 
 
 @compiled
@@ -130,7 +130,7 @@ def _scores(queries: Array, keys: Array, length: int, head_dim: int, key: Array,
     """Scores of each query [group, head_dim] with the first `length` keys; `key` is one key's room."""
     for t in range(length):
         for e in range(head_dim):
-            key[e] = _load(keys[t, e])
+            key[e] = widened(keys[t, e])
         for j in range(queries.shape[0]):
             total = ZERO
             for e in range(head_dim):
@@ -158,7 +158,7 @@ def _mix(weights: Array, values: Array, length: int, head_dim: int, value: Array
     mixed[:, :head_dim] = ZERO
     for t in range(length):
         for e in range(head_dim):
-            value[e] = _load(values[t, e])
+            value[e] = widened(values[t, e])
         for j in range(mixed.shape[0]):
             weight = weights[j, t]
             for e in range(head_dim):
@@ -208,7 +208,7 @@ def attend_rows(  # noqa: PLR0917 (arrays, not settings: what the team's entry h
             at = (heads + head) * head_dim
             _rotate(qk[token, at : at + head_dim], cos[place], sin[place], ONE, room)
             for e in range(head_dim):
-                own_keys[place, e] = _as_stored(room[e], own_keys[place, e])
+                own_keys[place, e] = as_stored(room[e], own_keys[place, e])
                 own_values[place, e] = v[token, head * head_dim + e]
             for j in range(group):
                 at = (head * group + j) * head_dim
@@ -221,4 +221,4 @@ def attend_rows(  # noqa: PLR0917 (arrays, not settings: what the team's entry h
             _mix(scores, own_values, length, head_dim, room, mixed)
             for j in range(group):
                 for e in range(head_dim):
-                    out[token, (head * group + j) * head_dim + e] = _as_stored(mixed[j, e], out[token, 0])
+                    out[token, (head * group + j) * head_dim + e] = as_stored(mixed[j, e], out[token, 0])

@@ -1,20 +1,29 @@
 """Segmented LoRA on a CPU: y[s_i:s_i+1] += (x[s_i:s_i+1] A_i) B_i for every adapter of a step (Punica, §4).
 
 Rows of a step are ordered by slot, rows of the base model last, so that an adapter's rows are one segment and base
-rows are never touched. Weights of one rank bucket stand in arenas [slots, rank, in] and [slots, rank, out] per layer
-and fused group; the scale is folded into B. Knows nothing of files or of who asked for which adapter.
+rows are never touched. Each adapter's matrices stand in one piece of memory, at its own rank; the scale is folded into
+B. Short segments go row by row through a compiled loop, which reads every matrix once; long ones are matmuls. Knows
+nothing of files or of who asked for which adapter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from itertools import groupby
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llmsys.engine.model import ModelConfig
 
-__all__ = ["GROUPS", "AdapterArena", "LoraStep", "Segment", "group_widths", "segments_of"]
+if TYPE_CHECKING:
+    from llmsys.engine.team import TeamLoop
+
+__all__ = ["GROUPS", "AdapterWeights", "LoraStep", "Segment", "group_widths", "segments_of"]
 
 GROUPS = {
     "qkv": ("q_proj", "k_proj", "v_proj"),
@@ -22,8 +31,9 @@ GROUPS = {
     "gate_up": ("gate_proj", "up_proj"),
     "down": ("down_proj",),
 }
-BATCHED_FROM = 4
-"""Segments from which one padded batched matmul beats a matmul per segment, if they are short and fill their span."""
+LONG_ROWS = 64
+"""Rows of one adapter from which matmuls cost less than the loop over its rows, at ranks of 32 and more."""
+_ELEMENTS = {torch.float32: np.float32, torch.bfloat16: np.uint16}
 
 
 def group_widths(config: ModelConfig) -> dict[str, tuple[int, tuple[int, ...]]]:
@@ -34,6 +44,53 @@ def group_widths(config: ModelConfig) -> dict[str, tuple[int, tuple[int, ...]]]:
         "gate_up": (config.hidden, (config.mlp, config.mlp)),
         "down": (config.mlp, (config.hidden,)),
     }
+
+
+class AdapterWeights:
+    """One adapter's factors for every layer and group, zeros where it has none.
+
+    rank: its largest; a smaller one is filled up with zeros. Of one layer and group, A [slices, rank, in] and every
+    slice's B [rank, out] stand one after the other.
+    """
+
+    def __init__(self, config: ModelConfig, *, rank: int, dtype: torch.dtype) -> None:
+        self.rank = rank
+        self.dtype = dtype
+        self._widths = group_widths(config)
+        self._memory: dict[str, Tensor] = {}
+        self.present: dict[str, NDArray[np.int64]] = {}
+        for group, (width, outs) in self._widths.items():
+            self._memory[group] = torch.zeros(config.layers, rank * (len(outs) * width + sum(outs)), dtype=dtype)
+            self.present[group] = np.zeros(config.layers, np.int64)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the factors take."""
+        return sum(tensor.nbytes for tensor in self._memory.values())
+
+    def put(self, layer: int, target: str, a: Tensor, b: Tensor) -> None:
+        """Place one target's factors: a [r, in] and b [out, r] with the scale folded in."""
+        group = next(name for name, targets in GROUPS.items() if target in targets)
+        index = GROUPS[group].index(target)
+        own_a, own_b = self.factors(layer, group, index)
+        own_a[: a.shape[0]] = a
+        own_b[: a.shape[0]] = b.t()
+        self.present[group][layer] |= 1 << index
+
+    def factors(self, layer: int, group: str, index: int) -> tuple[Tensor, Tensor]:
+        """A [rank, in] and B [rank, out] of one target, which are the memory itself."""
+        width, outs = self._widths[group]
+        memory = self._memory[group][layer]
+        a = memory[index * self.rank * width : (index + 1) * self.rank * width]
+        start = self.rank * (len(outs) * width + sum(outs[:index]))
+        b = memory[start : start + self.rank * outs[index]]
+        return a.view(self.rank, width), b.view(self.rank, outs[index])
+
+    def facts(self, group: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Where each layer's matrices of a group start, their rank, and a bit for each target: [layers] each."""
+        memory = self._memory[group]
+        starts = memory.data_ptr() + np.arange(len(memory)) * memory[0].nbytes
+        return starts, np.full(len(memory), self.rank), self.present[group]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,106 +117,87 @@ def segments_of(slots: Sequence[int]) -> tuple[Segment, ...]:
     return tuple(found)
 
 
-class AdapterArena:
-    """The adapters of one rank bucket: per layer and group, A [slots, R, in] and B [slots, R, out].
+class LoraStep:
+    """One step's segments: what the decoder adds to each projection. Holds the weights as long as the step lasts.
 
-    R is the bucket's rank times the targets of the group; B is block-structured, so one product serves all targets.
+    long_rows: segments of at least so many rows are matmuls, shorter ones go through the loop.
     """
 
-    def __init__(self, config: ModelConfig, *, rank: int, slots: int, dtype: torch.dtype) -> None:
-        self.rank = rank
-        self.slots = slots
-        self.dtype = dtype
+    def __init__(
+        self, config: ModelConfig, parts: Iterable[tuple[Segment, AdapterWeights]], *, long_rows: int = LONG_ROWS
+    ) -> None:
+        parts = list(parts)
         self._widths = group_widths(config)
-        self._a: dict[str, Tensor] = {}
-        self._b: dict[str, Tensor] = {}
-        for group, (width, outs) in self._widths.items():
-            rows = rank * len(outs)
-            self._a[group] = torch.zeros(config.layers, slots, rows, width, dtype=dtype)
-            self._b[group] = torch.zeros(config.layers, slots, rows, sum(outs), dtype=dtype)
-
-    def put(self, slot: int, layer: int, target: str, a: Tensor, b: Tensor) -> None:
-        """Place one target's factors: a [r, in] and b [out, r] with the scale folded in, r up to the bucket's rank."""
-        group = next(name for name, targets in GROUPS.items() if target in targets)
-        index = GROUPS[group].index(target)
-        outs = self._widths[group][1]
-        first_row, first_out = index * self.rank, sum(outs[:index])
-        self._a[group][layer, slot, first_row : first_row + a.shape[0]] = a
-        self._b[group][layer, slot, first_row : first_row + a.shape[0], first_out : first_out + b.shape[0]] = b.t()
-
-    def clear(self, slot: int) -> None:
-        """Make a slot's adapter the zero adapter."""
-        for arena in (*self._a.values(), *self._b.values()):
-            arena[:, slot] = 0
-
-    def factors(self, layer: int, group: str) -> tuple[Tensor, Tensor]:
-        """A [slots, R, in] and B [slots, R, out] of a layer."""
-        return self._a[group][layer], self._b[group][layer]
-
-
-class LoraStep:
-    """One step's segments against one or more arenas: what the decoder adds to each projection."""
-
-    def __init__(self, parts: Sequence[tuple[AdapterArena, tuple[Segment, ...]]]) -> None:
-        self._rows = max((segment.end for _, segments in parts for segment in segments), default=0)
-        self._loops: list[tuple[AdapterArena, tuple[Segment, ...]]] = []
-        self._batches: list[tuple[AdapterArena, _Padded]] = []
-        for arena, segments in parts:
-            padded = _Padded.of(segments)
-            if padded is None:
-                self._loops.append((arena, segments))
-            else:
-                self._batches.append((arena, padded))
+        self._long = [part for part in parts if _rows(part[0]) >= long_rows or not _has_loop(part[1].dtype)]
+        self._short = [part for part in parts if part not in self._long]
+        self._calls = {group: _Call.of(self._short, group, self._widths[group][1], config.layers) for group in GROUPS}
 
     def add(self, y: Tensor, x: Tensor, layer: int, group: str) -> Tensor:
-        """Add the adapters' part of projection `group` to y [T, out] in place, from x [T, in].
+        """Add the adapters' part of projection `group` to y [T, out] in place, from x [T, in], both contiguous.
 
-        Computed in the arenas' dtype and rounded once, when it is added. Segments cover the first rows without a gap.
+        Summed in float32 and rounded once, when it is added.
         """
-        dtype = (self._loops or self._batches)[0][0].dtype
-        rows = x[: self._rows].to(dtype)
-        part = torch.empty(self._rows, y.shape[1], dtype=dtype)
-        for arena, segments in self._loops:
-            a, b = arena.factors(layer, group)
-            for s in segments:
-                torch.mm(rows[s.start : s.end] @ a[s.slot].t(), b[s.slot], out=part[s.start : s.end])
-        for arena, padded in self._batches:
-            a, b = arena.factors(layer, group)
-            part[padded.start : padded.end] = padded.product(rows, a, b)
-        y[: self._rows] += part
+        call = self._calls[group]
+        if call.used[layer]:
+            sizes = (x.shape[0], x.shape[1], y.shape[1], len(call.bounds) - 1, call.whose.shape[1])
+            whose = call.whose_address + layer * call.layer_bytes
+            _loop(x.dtype)(*sizes, y.data_ptr(), x.data_ptr(), call.bounds_address, whose)
+        for segment, weights in self._long:
+            self._add_segment(y, x, segment, weights, layer, group)
         return y
+
+    def _add_segment(
+        self, y: Tensor, x: Tensor, segment: Segment, weights: AdapterWeights, layer: int, group: str
+    ) -> None:
+        rows, bounds = slice(segment.start, segment.end), self._calls[group].bounds
+        own = x[rows].float()
+        for index in range(len(bounds) - 1):
+            if weights.present[group][layer] >> index & 1:
+                a, b = weights.factors(layer, group, index)
+                y[rows, bounds[index] : bounds[index + 1]] += (own @ a.float().t()) @ b.float()
 
 
 @dataclass(frozen=True, slots=True)
-class _Padded:
-    """Segments as one block [slots, longest, …]: `gather` fills it from rows, `place` finds each row in it."""
+class _Call:
+    """What the loop is told of a group's rows: `whose` [layers, rows, 4] as it reads it, and where that stands.
 
-    first_slot: int
-    slots: int
-    longest: int
-    start: int
-    end: int
-    gather: Tensor
-    place: Tensor
+    bounds: columns of the fused projection where its targets begin and end; used: whether a layer has anything to add.
+    """
+
+    whose: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+    whose_address: int
+    bounds_address: int
+    layer_bytes: int
+    used: list[bool]
 
     @classmethod
-    def of(cls, segments: tuple[Segment, ...]) -> "_Padded | None":
-        """The padded form, or None where a matmul per segment is cheaper."""
-        if len(segments) < BATCHED_FROM:
-            return None
-        first, last = segments[0].slot, segments[-1].slot
-        slots, longest = last - first + 1, max(s.end - s.start for s in segments)
-        start, end = segments[0].start, segments[-1].end
-        if slots > 2 * len(segments) or slots * longest > 4 * (end - start):
-            return None
-        place = torch.cat([torch.arange(s.end - s.start) + (s.slot - first) * longest for s in segments])
-        gather = torch.full((slots * longest,), start)
-        gather[place] = torch.arange(start, end)
-        return cls(first, slots, longest, start, end, gather, place)
+    def of(
+        cls, parts: Sequence[tuple[Segment, AdapterWeights]], group: str, outs: tuple[int, ...], layers: int
+    ) -> "_Call":
+        columns = [
+            np.stack([np.full(layers, row), *weights.facts(group)], axis=1)
+            for segment, weights in parts
+            for row in range(segment.start, segment.end)
+        ]
+        whose = np.ascontiguousarray(np.stack(columns, axis=1)) if columns else np.zeros((layers, 0, 4), np.int64)
+        used: list[bool] = [bool(bits.any()) for bits in whose[:, :, 3]]
+        bounds = np.cumsum([0, *outs])
+        return cls(whose, bounds, whose.ctypes.data, bounds.ctypes.data, whose[0].nbytes, used)
 
-    def product(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Both products of all slots at once: x [T, in] to [end - start, out]."""
-        span = slice(self.first_slot, self.first_slot + self.slots)
-        block = x[self.gather].view(self.slots, self.longest, -1)
-        out = torch.bmm(torch.bmm(block, a[span].transpose(1, 2)), b[span])
-        return out.view(self.slots * self.longest, -1)[self.place]
+
+def _rows(segment: Segment) -> int:
+    return segment.end - segment.start
+
+
+@cache
+def _has_loop(dtype: torch.dtype) -> bool:
+    """Whether there is a compiled loop for this format, and the compiler for it on this machine."""
+    return dtype in _ELEMENTS and find_spec("numba") is not None
+
+
+@cache
+def _loop(dtype: torch.dtype) -> "TeamLoop":
+    from llmsys.engine.lora_loops import row_loop
+
+    return row_loop(_ELEMENTS[dtype])

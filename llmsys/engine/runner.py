@@ -60,7 +60,7 @@ class Runner:
         """Give the target sequence a copy of the source's first tokens."""
         self._store.copy_prefix(source_id, target_id, tokens)
 
-    def _order(self, chunk: Chunk) -> tuple[tuple[int, int, int], int]:
+    def _order(self, chunk: Chunk) -> tuple[int, int]:
         """Rows of an adapter together, and among those by their place in the store."""
         return self._adapters.row_order(chunk.sequence.adapter_slot), self._store.row(chunk.sequence.id)
 

@@ -15,10 +15,11 @@ import llvmlite.binding
 import numba
 import numpy as np
 import torch
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["TeamLoop", "compiled", "pointer", "team_size", "thread_number"]
+__all__ = ["TeamLoop", "compiled", "pointer", "prefetch", "team_size", "thread_number"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -73,6 +74,22 @@ def _pointer(typing_context: Any, address: Any, element: Any) -> Any:  # noqa: A
 
 pointer = intrinsic(_pointer)
 """In compiled code: an int64 address as a pointer to elements of a numpy type, float32 say."""
+
+
+def _prefetch(typing_context: Any, address: Any) -> Any:  # noqa: ANN401
+    number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ANN401
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        hint = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        builder.call(hint, [builder.inttoptr(arguments[0], byte), *(number(given) for given in (0, 2, 1))])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+prefetch = intrinsic(_prefetch)
+"""In compiled code: bring the line at an int64 address nearer. An address that is not the process's does no harm."""
 
 
 class TeamLoop:

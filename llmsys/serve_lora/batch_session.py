@@ -136,7 +136,7 @@ def open_session(settings: RunSettings, records: Records) -> Iterator[BatchSessi
             Ledger(_opening(parts.token_bytes, records.prices), model=StepModel(), start_s=clock(), path=records.ledger)
         )
         book = RunBook(ledger, events=log)
-        tap = PlanTap(parts.runner, rank_of=lambda name: parts.adapters.file(name).rank)
+        tap = PlanTap(parts.runner, rank_of=parts.adapters.rank)
         engine = Engine(
             tap,
             parts.tokenizer,

@@ -1,233 +1,225 @@
-"""The index beside its peers in faiss, on one workload: microseconds per query, recall, memory, seconds to build.
+"""The index beside its peers on one workload: recall, speed and memory of every setting.
 
-Peers: a flat index per tenant (copies), one IVF index and one HNSW index with the tenant's bitmap as a selector. All
-answer the same held-back queries one by one, on one thread, against the same exact ground truth; the index is also
-given the whole batch. Peers are called from Python, which costs each of them some microseconds per query.
+All answer the same queries on one thread against the same exact truth: first the workload's own tenants, then labels
+that hold one vector, ten, a hundred … up to all. What a query must read at least, over what the machine reads in a
+second, is the limit that a row's time is compared with.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import msgspec
 import numpy as np
 
-from llmsys.artifacts import read_vectors
-from llmsys.errors import UsageFault
-from llmsys.gpu import measure, require
-from llmsys.vindex.arrays import F32, I64
+from llmsys.errors import Unavailable, UsageFault
+from llmsys.gpu import measure, measure_ceilings, require
+from llmsys.vindex.arrays import I64
+from llmsys.vindex.bench_targets import BenchRow, Target, targets
+from llmsys.vindex.contender import Contender, Peer, Trial
+from llmsys.vindex.faiss_peers import FAISS_PEERS
 from llmsys.vindex.figures import figures
 from llmsys.vindex.index import Index
-from llmsys.vindex.metric import prepared
+from llmsys.vindex.other_peers import NOT_COMPARED, OTHER_PEERS
 from llmsys.vindex.scan import Effort
-from llmsys.vindex.sources import read_access
+from llmsys.vindex.tuning import tune
+from llmsys.vindex.workload import Workload
 
-__all__ = ["BenchRow", "Contender", "Workload", "compare", "read_workload"]
+__all__ = ["PEER_NAMES", "Comparison", "compare", "pareto", "shown"]
 
-EFFORTS = (1, 3, 5, 7)
-PROBES = (8, 16, 32)
-SEARCH_WIDTHS = (64, 256, 1024)
+LEVELS = (0, 1, 2, 3, 4, 5, 6)
+TUNED = (0.95, 0.99)
+TUNED_SAMPLE = 500
 RUNS = 3
-LINKS = 16
+FEW = 20
+PEERS = FAISS_PEERS + OTHER_PEERS
+PEER_NAMES = tuple(peer.name for peer in PEERS)
 
-Answer = Callable[[int], I64]
-
-
-class BenchRow(msgspec.Struct, frozen=True):
-    """One setting of one system; overhead_mb counts bytes beyond one copy of the vectors."""
-
-    system: str
-    setting: str
-    us_per_query: float
-    recall: float
-    overhead_mb: float
-    build_s: float
+OnRow = Callable[[BenchRow], None]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Workload:
-    """Unit vectors [n, d], who may see each, queries [m, d] and the tenant of each."""
+class Comparison(msgspec.Struct, frozen=True):
+    """Rows of all systems, the targets, and why each system that is missing is."""
 
-    vectors: F32
-    access: list[list[str]]
-    queries: F32
-    tenants: list[str]
-
-    def rows_of(self) -> dict[str, I64]:
-        """The rows that each tenant sees."""
-        rows: dict[str, list[int]] = {}
-        for row, names in enumerate(self.access):
-            for name in names:
-                rows.setdefault(name, []).append(row)
-        return {name: np.array(mine, np.int64) for name, mine in rows.items()}
+    rows: list[BenchRow]
+    targets: list[Target]
+    missing: dict[str, str]
 
 
-def read_workload(vectors: Path, access: Path, *, held_out: int) -> Workload:
-    """Vectors and access lists whose last `held_out` rows are queries, each as one of its own tenants, turn by turn."""
-    rows = prepared(read_vectors(vectors).values, "cosine", str(vectors))
-    granted = read_access(access)
-    if not 0 < held_out < len(rows):
-        raise UsageFault(f"{held_out} queries of {len(rows)} vectors; expected some, and some left")
-    names = [granted.get(row, []) for row in range(len(rows))]
-    kept = len(rows) - held_out
-    known = {name for mine in names[:kept] for name in mine}
-    asked = [row for row in range(kept, len(rows)) if known & set(names[row])]
-    tenants = [sorted(known & set(names[row]))[row % len(known & set(names[row]))] for row in asked]
-    return Workload(rows[:kept], names[:kept], np.ascontiguousarray(rows[asked]), tenants)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Contender:
-    """One setting of one system: bytes beyond the vectors, seconds to build, and answers [m, k] to all queries."""
-
-    system: str
-    setting: str
-    overhead_bytes: int
-    build_s: float
-    answers: Callable[[], I64]
-
-
-def compare(work: Workload, *, k: int, seed: int) -> Iterator[BenchRow]:
-    """One row per system and setting. Raises Unavailable where faiss is missing."""
+def compare(
+    work: Workload, *, k: int, seed: int, peers: Sequence[str] = PEER_NAMES, on_row: OnRow | None = None
+) -> Comparison:
+    """Measure the index and the named peers. Raises UsageFault for a peer that is none, Unavailable without faiss."""
+    unknown = sorted(set(peers) - set(PEER_NAMES))
+    if unknown:
+        raise UsageFault(f"no peer {unknown[0]!r}; peers: {', '.join(PEER_NAMES)}")
     require("faiss").omp_set_num_threads(1)
+    missing, found = dict(NOT_COMPARED), []
     with TemporaryDirectory() as place:
         start = time.perf_counter()
         with Index.build(Path(place) / "idx", work.vectors, None, work.access, seed=seed) as index:
             build_s = time.perf_counter() - start
-            truth = index.search(work.queries, work.tenants, k, recall=None).ids
-            yield from (_row(one, truth) for one in _own(index, work, k, build_s))
-        rows = work.rows_of()
-        for system in (_flat, _inverted, _graph):
-            yield from (_row(one, truth) for one in system(work, rows, k))
+            trial = Trial(work, k, _labels(len(work.vectors), seed))
+            bench = _Bench(trial, _truth(index, trial), _read_bytes_s())
+            theirs = chain.from_iterable(_contenders(peer, trial, missing) for peer in PEERS if peer.name in peers)
+            for contender in chain(_own(index, trial, build_s, seed), theirs):
+                for row in bench.rows(contender):
+                    found.append(row)
+                    if on_row is not None:
+                        on_row(row)
+            rows = [_beside(row, found) for row in found]
+            return Comparison(rows, targets(rows, index, trial, seed=seed), missing)
 
 
-def _row(one: Contender, truth: I64) -> BenchRow:
-    found = one.answers()
-    taken = measure(one.answers, runs=RUNS, warmup=0).min_s
-    hits = [np.isin(right[right >= 0], mine).mean() for right, mine in zip(truth, found, strict=True)]
-    return BenchRow(
-        system=one.system,
-        setting=one.setting,
-        us_per_query=taken / len(truth) * 1e6,
-        recall=float(np.mean(hits)),
-        overhead_mb=one.overhead_bytes / 1e6,
-        build_s=one.build_s,
-    )
+def shown(rows: Sequence[BenchRow]) -> list[dict[str, str | float | None]]:
+    """Rows of a table that fits a page: microseconds, recall, bytes per vector, MB beyond the vectors, ratios."""
+    return [
+        {
+            "system": row.system,
+            "setting": row.setting,
+            "visible": row.visible,
+            "us": row.us_per_query,
+            "recall": row.recall,
+            "B/vec": row.bytes_per_vector,
+            "MB": row.overhead_mb,
+            "build": row.build_s,
+            "x limit": row.times_limit,
+            "x vindex": row.times_vindex,
+        }
+        for row in rows
+    ]
 
 
-def _own(index: Index, work: Workload, k: int, build_s: float) -> Iterator[Contender]:
-    """The index at several efforts: all queries in one call, and one call for each."""
+def pareto(rows: Sequence[BenchRow]) -> Iterator[tuple[str, list[float], list[float]]]:
+    """Name, recalls and microseconds of every system for the workload's own tenants, by recall."""
+    for system in dict.fromkeys(row.system for row in rows):
+        own = [row for row in rows if row.system == system and row.visible == "own tenants"]
+        points = sorted((row.recall, row.us_per_query) for row in own)
+        yield system, [recall for recall, _ in points], [us for _, us in points]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bench:
+    """Judges contenders by the truth [asked, k] and by what the machine reads in a second."""
+
+    trial: Trial
+    truth: I64
+    read_bytes_s: float
+
+    def rows(self, one: Contender) -> Iterator[BenchRow]:
+        """One row for every group of queries."""
+        for group, asked in self.trial.groups.items():
+            numbers = asked[:: max(1, len(asked) // FEW)] if one.slow else asked
+            found = one.answers(numbers)
+            taken = measure(partial(one.answers, numbers), runs=1 if one.slow else RUNS, warmup=0).min_s
+            us = taken / len(numbers) * 1e6
+            pairs = zip(self.truth[numbers], found, strict=True)
+            size, vectors = self.trial.work.vectors.nbytes + one.overhead_bytes, len(self.trial.work.vectors)
+            limit = None if one.touched is None else one.touched(numbers) / self.read_bytes_s * 1e6
+            yield BenchRow(
+                system=one.system,
+                setting=one.setting,
+                visible=group,
+                us_per_query=us,
+                qps=1e6 / us,
+                recall=float(np.mean([np.isin(right[right >= 0], mine).mean() for right, mine in pairs])),
+                bytes_per_vector=size / vectors,
+                overhead_mb=one.overhead_bytes / 1e6,
+                build_s=one.build_s,
+                times_limit=None if limit is None else us / limit,
+            )
+
+
+def _beside(row: BenchRow, found: Sequence[BenchRow]) -> BenchRow:
+    """The row with its time as a multiple of the index's fastest setting that finds as much."""
+    ours = [
+        one.us_per_query
+        for one in found
+        if one.system == "vindex" and one.visible == row.visible and one.recall >= row.recall - 1e-9
+    ]
+    return msgspec.structs.replace(row, times_vindex=row.us_per_query / min(ours)) if ours else row
+
+
+def _labels(count: int, seed: int) -> dict[str, I64]:
+    """Rows of labels that one vector carries, ten, a hundred … and all."""
+    order = np.random.default_rng(seed).permutation(count)
+    sizes = [10**power for power in range(10) if 10**power < count] + [count]
+    return {f"{size} of {count}": np.sort(order[:size]) for size in sizes}
+
+
+def _truth(index: Index, trial: Trial) -> I64:
+    """The exact answers [asked, k]; gives the index the labels on the way, which only the truth and labels need."""
+    with index.batch():
+        for label, rows in trial.labels.items():
+            index.grant(rows.tolist(), label)
+    numbers = range(len(trial.asked))
+    queries = np.concatenate([trial.query(number) for number in numbers])
+    found: I64 = index.search(queries, [trial.tenant(number) for number in numbers], trial.k, recall=None).ids
+    return found
+
+
+def _read_bytes_s() -> float:
+    torch = require("torch")
+    torch.set_num_threads(1)
+    return measure_ceilings(torch.device("cpu"), budget_s=1.0, dtypes=()).read_bytes_s
+
+
+def _contenders(peer: Peer, trial: Trial, missing: dict[str, str]) -> Iterator[Contender]:
+    """The settings of a peer; nothing, and the reason, where its package is not there or the workload too large."""
+    if trial.grants > peer.most_grants:
+        missing[peer.name] = f"{trial.grants} grants; it is tried with {peer.most_grants} at most, for its time"
+        return
+    try:
+        require(peer.package)
+        yield from peer.contenders(trial)
+    except Unavailable as error:
+        missing[peer.name] = str(error)
+
+
+def _own(index: Index, trial: Trial, build_s: float, seed: int) -> Iterator[Contender]:
+    """The index at several efforts, tuned, and exact; all queries in one call, and one call for each."""
     overhead = figures(index).bytes["overhead"]
-    for level in (*EFFORTS, None):
-        effort = None if level is None else Effort.level(level, k)
-        setting = "exact" if level is None else f"effort {level}"
-        together = partial(_together, index, work, k, effort)
-        yield Contender("vindex, one call", setting, overhead, build_s, together)
-        alone = partial(_alone, index, work, k, effort)
-        yield Contender("vindex, a call each", setting, overhead, build_s, partial(_each, alone, len(work.queries)))
+    for wanted in TUNED:
+        index.keep_plans(tune(index.state, recall=wanted, k=trial.k, sample=TUNED_SAMPLE, seed=seed))
+    asked: list[tuple[str, Effort | None, float | None]] = [
+        *((f"effort {level}", Effort.level(level, trial.k), None) for level in LEVELS),
+        *((f"recall {recall}", None, recall) for recall in TUNED),
+        ("exact", None, None),
+    ]
+    for setting, effort, recall in asked:
+        together = partial(_together, index, trial, effort, recall)
+        alone = partial(_alone, index, trial, effort, recall)
+        touched = partial(_touched, index, trial, effort, recall)
+        yield Contender("vindex", setting, overhead, build_s, together, touched)
+        yield Contender("vindex, a call each", setting, overhead, build_s, alone, touched)
 
 
-def _together(index: Index, work: Workload, k: int, effort: Effort | None) -> I64:
-    found: I64 = index.search(work.queries, work.tenants, k, recall=None, effort=effort).ids
+def _together(index: Index, trial: Trial, effort: Effort | None, recall: float | None, numbers: Sequence[int]) -> I64:
+    queries = np.concatenate([trial.query(number) for number in numbers])
+    names = [trial.tenant(number) for number in numbers]
+    found: I64 = index.search(queries, names, trial.k, recall=recall, effort=effort).ids
     return found
 
 
-def _alone(index: Index, work: Workload, k: int, effort: Effort | None, row: int) -> I64:
-    query = work.queries[row : row + 1]
-    found: I64 = index.search(query, work.tenants[row], k, recall=None, effort=effort).ids[0]
-    return found
+def _alone(index: Index, trial: Trial, effort: Effort | None, recall: float | None, numbers: Sequence[int]) -> I64:
+    calls = [
+        index.search(trial.query(number), trial.tenant(number), trial.k, recall=recall, effort=effort).ids[0]
+        for number in numbers
+    ]
+    return np.stack(calls)
 
 
-def _each(answer: Answer, count: int) -> I64:
-    return np.stack([answer(row) for row in range(count)])
-
-
-def _flat(work: Workload, rows: dict[str, I64], k: int) -> Iterator[Contender]:
-    """faiss: a flat index per tenant, with a copy of its vectors."""
-    faiss = require("faiss")
-    start = time.perf_counter()
-    flat = {name: faiss.IndexFlatIP(work.vectors.shape[1]) for name in rows}
-    for name, mine in rows.items():
-        flat[name].add(work.vectors[mine])
-    build_s = time.perf_counter() - start
-    copies = sum(len(mine) for mine in rows.values()) - len(work.vectors)
-
-    def answer(row: int) -> I64:
-        name = work.tenants[row]
-        found = flat[name].search(work.queries[row : row + 1], k)[1][0]
-        return np.where(found >= 0, rows[name][found], -1)
-
-    overhead = copies * work.vectors.shape[1] * work.vectors.itemsize
-    yield Contender("faiss flat per tenant", "", overhead, build_s, partial(_each, answer, len(work.queries)))
-
-
-def _inverted(work: Workload, rows: dict[str, I64], k: int) -> Iterator[Contender]:
-    """faiss: one IVF index, the tenant's bitmap as a selector."""
-    faiss = require("faiss")
-    count, dim = work.vectors.shape
-    lists = max(1, min(512, count // 64))
-    start = time.perf_counter()
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, faiss.METRIC_INNER_PRODUCT)
-    index.train(work.vectors)
-    index.add(work.vectors)
-    build_s = time.perf_counter() - start
-    overhead = 8 * count + 4 * lists * dim
-
-    def parameters(selector: object, probes: int) -> object:
-        return faiss.SearchParametersIVF(sel=selector, nprobe=probes)
-
-    for probes in sorted({min(lists, number) for number in PROBES}):
-        chosen = partial(parameters, probes=probes)
-        yield _selected("faiss IVF + bitmap", f"nprobe {probes}", index, chosen, work, rows, k, overhead, build_s)
-
-
-def _graph(work: Workload, rows: dict[str, I64], k: int) -> Iterator[Contender]:
-    """faiss: one HNSW graph, the tenant's bitmap as a selector."""
-    faiss = require("faiss")
-    count, dim = work.vectors.shape
-    start = time.perf_counter()
-    index = faiss.IndexHNSWFlat(dim, LINKS, faiss.METRIC_INNER_PRODUCT)
-    index.add(work.vectors)
-    build_s = time.perf_counter() - start
-
-    def parameters(selector: object, width: int) -> object:
-        return faiss.SearchParametersHNSW(sel=selector, efSearch=width)
-
-    for width in SEARCH_WIDTHS:
-        chosen = partial(parameters, width=width)
-        overhead = 4 * 2 * LINKS * count
-        yield _selected("faiss HNSW + bitmap", f"ef {width}", index, chosen, work, rows, k, overhead, build_s)
-
-
-def _selected(  # noqa: PLR0917
-    system: str,
-    setting: str,
-    index: Any,  # noqa: ANN401
-    parameters: Callable[[object], object],
-    work: Workload,
-    rows: dict[str, I64],
-    k: int,
-    overhead: int,
-    build_s: float,
-) -> Contender:
-    """A shared index searched under each tenant's bitmap, which is built beforehand and counted as memory."""
-    faiss = require("faiss")
-    count = len(work.vectors)
-    bitmaps = {}
-    for name in set(work.tenants):
-        mask = np.zeros(count, np.bool_)
-        mask[rows[name]] = True
-        bitmaps[name] = np.packbits(mask, bitorder="little")
-    selectors = {name: parameters(faiss.IDSelectorBitmap(bitmap)) for name, bitmap in bitmaps.items()}
-
-    def answer(row: int) -> I64:
-        chosen = selectors[work.tenants[row]]
-        found: I64 = index.search(work.queries[row : row + 1], k, params=chosen)[1][0]
-        return found
-
-    total = overhead + len(rows) * -(-count // 8)
-    return Contender(system, setting, total, build_s, partial(_each, answer, len(work.queries)))
+def _touched(index: Index, trial: Trial, effort: Effort | None, recall: float | None, numbers: Sequence[int]) -> float:
+    """Bytes that a query must read: a slot and a coded row for each vector looked at, then the kept vectors."""
+    queries = np.concatenate([trial.query(number) for number in numbers])
+    names = [trial.tenant(number) for number in numbers]
+    hits = index.search(queries, names, trial.k, recall=recall, effort=effort)
+    whole, coded = 4 * int(trial.work.vectors.shape[1]), int(index.state.store.codes.shape[1])
+    exact = effort is None and recall is None
+    each = 4 + (whole if exact else coded)
+    looked_at: float = int(hits.scanned.sum()) / len(numbers)
+    return looked_at * each + (0 if exact else Effort.level(0, trial.k).width * whole)

@@ -17,7 +17,7 @@ from llmsys.errors import BadInput
 from llmsys.vindex.index import Index
 from llmsys.vindex.slot_store import Id
 
-__all__ = ["Acknowledged", "ChangeRecord", "apply_changes"]
+__all__ = ["Acknowledged", "ChangeRecord", "apply_changes", "make_change"]
 
 MOST_WAITING = 4096
 
@@ -64,7 +64,7 @@ def apply_changes(
                 where = f"{'<stdin>' if source == '-' else source}:{number}"
                 try:
                     change = decode_record(line, decoder, where)
-                    _apply(index, change, where)
+                    make_change(index, change, where)
                 except BadInput as error:
                     placed = error if error.where == where else BadInput(where, *_said(error))
                     if on_skip is None:
@@ -113,7 +113,8 @@ def _said(error: BadInput) -> tuple[str, str]:
     return f"{error.where} {error.wrong}", error.right
 
 
-def _apply(index: Index, change: ChangeRecord, where: str) -> None:
+def make_change(index: Index, change: ChangeRecord, where: str) -> None:
+    """Make one change. Raises BadInput, at `where` for what the change lacks."""
     ids = [change.id] if change.id is not None else change.ids or []
     if change.op == "drop_tenant":
         index.drop_tenant(_needed(change.tenant, "tenant", where))

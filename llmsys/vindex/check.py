@@ -54,7 +54,7 @@ def _every_fault(state: State) -> Iterator[str]:
     if store.used - int(store.alive[: store.used].sum()) != store.dead:
         yield "store: the count of dead slots is wrong"
     live = store.live_slots()
-    if len({store.ids[slot] for slot in live.tolist()}) != len(live):
+    if len(set(store.names(live))) != len(live):
         yield "store: two live slots have one id"
     if not np.isfinite(store.vectors[: store.used]).all():
         yield "store: NaN or infinity"
@@ -119,7 +119,6 @@ def _recomputed(state: State) -> list[str]:
     vectors = store.vectors[live]
     if (assign(state.clusters, vectors) != store.leaf[live]).mean() > 0.001:
         found.append("store: vectors are not in the leaf that their descent reaches")
-    code = encode(vectors, store.mean, store.metric)
-    if not np.array_equal(code.code, store.codes[live]):
+    if not np.array_equal(encode(vectors, store.mean, store.metric), store.codes[live]):
         found.append("store: codes are not those of the vectors")
     return found

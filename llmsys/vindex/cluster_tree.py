@@ -10,7 +10,7 @@ import numpy as np
 
 from llmsys.vindex.arrays import F32, I32, I64
 
-__all__ = ["ClusterTree", "TreeShape", "assign", "build_tree"]
+__all__ = ["ClusterTree", "TreeShape", "assign", "build_tree", "divided", "with_split"]
 
 MAX_DEPTH = 24
 ITERATIONS = 20
@@ -27,7 +27,7 @@ class TreeShape:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClusterTree:
-    """Nodes in breadth-first order, the children of each next to each other, node 0 the root.
+    """Nodes, each before its children, the children of one next to each other, node 0 the root.
 
     centroids [nodes, d]; node's children are first_child .. first_child + children - 1; the leaves below it are
     numbered leaf_start .. leaf_end - 1.
@@ -63,7 +63,8 @@ def build_tree(vectors: F32, shape: TreeShape, seed: int) -> tuple[ClusterTree, 
     pending: list[tuple[_Node, I64, int]] = [(root, np.arange(len(vectors)), 0)]
     while pending:  # depth first, the first child next
         node, rows, depth = pending.pop()
-        parts = _split(vectors, rows, shape, seed + counter) if depth < MAX_DEPTH else []
+        fits = len(rows) <= shape.max_leaf or depth == MAX_DEPTH
+        parts = [] if fits else divided(vectors, rows, shape.branching, seed + counter)
         if not parts:
             leaf[rows] = counter
             node.leaf_start, node.leaf_end, counter = counter, counter + 1, counter + 1
@@ -89,15 +90,16 @@ def assign(tree: ClusterTree, vectors: F32) -> I32:
     return leaf
 
 
-def _split(vectors: F32, rows: I64, shape: TreeShape, seed: int) -> list[tuple[F32, I64]]:
-    """Centroids and rows of a node's children; none where the node is a leaf or all its vectors go one way."""
-    if len(rows) <= shape.max_leaf:
-        return []
+def divided(vectors: F32, rows: I64, k: int, seed: int) -> list[tuple[F32, I64]]:
+    """Centroids and rows of the parts that k-means makes of some rows; none where they all go one way.
+
+    Raises Unavailable where faiss is missing.
+    """
     from llmsys.gpu import require
 
     faiss = require("faiss")
     points = np.ascontiguousarray(vectors[rows])
-    k = min(shape.branching, len(rows))
+    k = min(k, len(rows))
     means = faiss.Kmeans(points.shape[1], k, niter=ITERATIONS, seed=seed, min_points_per_centroid=1)
     means.train(points)
     nearest = _nearest(points, means.centroids)
@@ -106,6 +108,26 @@ def _split(vectors: F32, rows: I64, shape: TreeShape, seed: int) -> list[tuple[F
         return []
     # Two k-means centroids that share a place leave one of them without vectors: it is dropped.
     return [(means.centroids[child], rows[nearest == child]) for child in used]
+
+
+def with_split(tree: ClusterTree, leaf: int, centroids: F32) -> ClusterTree:
+    """The tree with children of these centroids [c, d] below a leaf: it becomes leaves `leaf` to `leaf` + c - 1.
+
+    Leaves of larger numbers move up by c - 1.
+    """
+    extra = len(centroids) - 1
+    node = int(np.flatnonzero((tree.children == 0) & (tree.leaf_start == leaf))[0])
+    first_child, children = tree.first_child.copy(), tree.children.copy()
+    first_child[node], children[node] = len(children), extra + 1
+    numbers = np.arange(leaf, leaf + extra + 1, dtype=np.int32)
+    none = np.zeros(extra + 1, np.int32)
+    return ClusterTree(
+        centroids=np.concatenate([tree.centroids, centroids]).astype(np.float32),
+        first_child=np.concatenate([first_child, none]),
+        children=np.concatenate([children, none]),
+        leaf_start=np.concatenate([tree.leaf_start + extra * (tree.leaf_start > leaf), numbers]).astype(np.int32),
+        leaf_end=np.concatenate([tree.leaf_end + extra * (tree.leaf_end > leaf), numbers + 1]).astype(np.int32),
+    )
 
 
 def _nearest(points: F32, centroids: F32) -> I64:

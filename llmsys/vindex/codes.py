@@ -1,51 +1,69 @@
-"""One int8 code per vector: x ~ mean + scale * code, so that a score costs d bytes of memory traffic.
+"""One int8 code per vector: x ~ mean + scale * code, so that a score costs about d bytes of memory traffic.
 
 score(q, x) ~ bias[x] - 2 * scale[x] * (q - mean) . code[x], where bias is ||x - mean||^2 under `l2` and 0 otherwise; it
-orders vectors as the metric does, up to the code's error. The query gets a code of its own, so that sums of products of
-small integers are exact in float32 (d <= 1040) in any order. Knows neither tenants nor trees.
+orders vectors as the metric does, up to the code's error. The query gets a code of its own, so that sums of products
+are exact integers in any order. A row holds all that its vector's score needs, in whole cache lines: code + 128 as
+unsigned bytes, zeros, then scale and bias as float32. Knows neither tenants nor trees.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.vindex.arrays import F32
+from llmsys.vindex.arrays import F32, I32
 
-__all__ = ["Codes", "QueryCodes", "encode", "encode_queries"]
+__all__ = ["Bytes", "QueryCodes", "code_scores", "encode", "encode_queries", "row_bytes"]
+
+Bytes = NDArray[np.uint8]
 
 LEVELS = 127
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Codes:
-    """Codes of vectors: code [n, d] int8, scale [n], bias [n]."""
-
-    code: NDArray[np.int8]
-    scale: F32
-    bias: F32
+SHIFT = 128
+LINE = 64
+EXTRA = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryCodes:
-    """Codes of queries: code [m, d] whole numbers in float32, twice_scale [m]."""
+    """Codes of queries: code [m, s] int8, zero beyond d; twice_scale [m]; shift [m] int32, which code + 128 adds."""
 
-    code: F32
+    code: NDArray[np.int8]
     twice_scale: F32
+    shift: I32
 
 
-def encode(vectors: F32, mean: F32, metric: str) -> Codes:
-    """Codes of vectors [n, d] about a mean [d]."""
+def row_bytes(dim: int) -> int:
+    """Bytes s of a coded row, a multiple of 64."""
+    return -(-(dim + EXTRA) // LINE) * LINE
+
+
+def encode(vectors: F32, mean: F32, metric: str) -> Bytes:
+    """Rows [n, s] of vectors [n, d] about a mean [d]."""
     centred = vectors - mean
     scale, whole = _rounded(centred)
-    bias = np.einsum("nd,nd->n", centred, centred) if metric == "l2" else np.zeros(len(vectors), np.float32)
-    return Codes(whole.astype(np.int8), scale, bias.astype(np.float32))
+    rows = np.zeros((len(vectors), row_bytes(vectors.shape[1])), np.uint8)
+    rows[:, : vectors.shape[1]] = whole.astype(np.int16) + SHIFT
+    numbers = rows.view(np.float32)
+    numbers[:, -2] = scale
+    numbers[:, -1] = np.einsum("nd,nd->n", centred, centred) if metric == "l2" else 0
+    return rows
 
 
 def encode_queries(queries: F32, mean: F32) -> QueryCodes:
     """Codes of queries [m, d] about the vectors' mean [d]."""
     scale, whole = _rounded(queries - mean)
-    return QueryCodes(whole, (2 * scale).astype(np.float32))
+    code = np.zeros((len(queries), row_bytes(queries.shape[1])), np.int8)
+    code[:, : queries.shape[1]] = whole
+    return QueryCodes(code, (2 * scale).astype(np.float32), SHIFT * code.sum(axis=1, dtype=np.int32))
+
+
+def code_scores(rows: Bytes, queries: QueryCodes, query: int) -> F32:
+    """The score of every coded row [n, s] for one of the queries."""
+    numbers: NDArray[Any] = np.ascontiguousarray(rows).view(np.float32)
+    dot = rows.astype(np.int32) @ queries.code[query].astype(np.int32) - queries.shift[query]
+    near: F32 = numbers[:, -1] - (queries.twice_scale[query] * numbers[:, -2]) * dot.astype(np.float32)
+    return near
 
 
 def _rounded(rows: F32) -> tuple[F32, F32]:

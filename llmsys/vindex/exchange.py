@@ -13,6 +13,7 @@ from llmsys.vindex.faults import NotFound
 from llmsys.vindex.index import Index
 from llmsys.vindex.search import visible
 from llmsys.vindex.slot_store import Id
+from llmsys.vindex.view_cache import ViewCache
 
 __all__ = ["export_arrays", "export_lines"]
 
@@ -24,13 +25,13 @@ def export_lines(index: Index, tenant: str | None, ids: Iterable[Id] | None) -> 
     for slot in _slots(index, tenant, ids):
         names = [tenant] if access is None and tenant is not None else (access or [])[slot]
         vector = state.store.vectors[slot].astype(float).tolist()
-        yield VectorRecord(state.store.ids[slot], vector, tenants=tuple(names))
+        yield VectorRecord(state.store.name(slot), vector, tenants=tuple(names))
 
 
 def export_arrays(index: Index, dest: Path, tenant: str | None, ids: Iterable[Id] | None) -> int:
     """Write `vectors.npy` [n, d] and `ids.npy` (`ids.jsonl` for text) into a directory; returns n."""
     slots = _slots(index, tenant, ids)
-    names = [index.state.store.ids[slot] for slot in slots]
+    names = index.state.store.names(slots)
     dest.mkdir(parents=True, exist_ok=True)
     write_npy(dest / "vectors.npy", np.ascontiguousarray(index.state.store.vectors[slots]))
     if all(isinstance(one, int) for one in names):
@@ -43,7 +44,7 @@ def export_arrays(index: Index, dest: Path, tenant: str | None, ids: Iterable[Id
 def _slots(index: Index, tenant: str | None, ids: Iterable[Id] | None) -> list[int]:
     """The slots to write, in the order of their ids. Raises NotFound for an id that the tenant does not see."""
     store = index.state.store
-    seen = visible(index.state, tenant, None)
+    seen = visible(index.state, tenant, None, ViewCache())
     slots: list[int] = [] if seen is None else seen.members().tolist()
     if ids is not None:
         allowed, slots = set(slots), []
@@ -51,4 +52,4 @@ def _slots(index: Index, tenant: str | None, ids: Iterable[Id] | None) -> list[i
             if store.slot_of.get(one, -1) not in allowed:
                 raise NotFound(f"id {one!r}", "not in the index", "an id of the index")
             slots.append(store.slot_of[one])
-    return sorted(slots, key=lambda slot: store.ids[slot])
+    return sorted(slots, key=store.name)

@@ -94,10 +94,10 @@ def _bytes(state: State, tenants: list[str]) -> dict[str, int]:
     trees = [one.tree(clusters, store.leaf, state.shape.max_shortlist) for one in lists]
     parts = {
         "store": store.used * store.vectors.shape[1] * 4,
-        "codes": _size(store.codes, store.scale, store.bias),
-        "lists": sum(one.slots.nbytes + 8 * len(one.tail) for one in lists) + store.leaf.nbytes,
+        "codes": store.used * store.codes.shape[1],
+        "lists": sum(one.slots.nbytes + 8 * len(one.tail) for one in lists) + 4 * store.used,
         "trees": sum(records.nbytes for records in trees) + _size(clusters.centroids) + 16 * len(clusters.children),
-        "ids": 8 * store.used + sum(len(one) for one in store.ids if isinstance(one, str)) + store.alive.nbytes,
+        "ids": store.id_bytes() + store.used,
         "filters": 0,
     }
     total = sum(parts.values())

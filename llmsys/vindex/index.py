@@ -5,6 +5,7 @@ Readers see the snapshot and the log as they were when they opened. Knows neithe
 """
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +17,16 @@ from numpy.typing import NDArray
 from llmsys.errors import BadInput, UsageFault
 from llmsys.vindex import index_files
 from llmsys.vindex.cluster_tree import TreeShape
+from llmsys.vindex.device_scan import DeviceScan
 from llmsys.vindex.index_files import Head, PlanRecord
 from llmsys.vindex.intake import Access, check_access, check_ids, check_tenant, present_ids
 from llmsys.vindex.metric import check_metric, prepared
 from llmsys.vindex.operations import Add, Delete, DropTenant, Grant, Operation, Revoke, encode
 from llmsys.vindex.scan import Effort
-from llmsys.vindex.search import Hits, search
+from llmsys.vindex.search import Asked, Hits, ask, planned, visible
 from llmsys.vindex.slot_store import Id
 from llmsys.vindex.state import State, build_state, compacted, retrained
+from llmsys.vindex.view_cache import ViewCache
 from llmsys.vindex.wal import Log
 
 __all__ = ["Index"]
@@ -32,11 +35,23 @@ __all__ = ["Index"]
 class Index:
     """An open index; a context manager. Mode "w" holds the writer's lock until `close`."""
 
-    def __init__(self, path: Path, head: Head, state: State, log: Log | None, lock: int | None, torn: int) -> None:
+    def __init__(  # noqa: PLR0917
+        self,
+        path: Path,
+        head: Head,
+        state: State,
+        log: Log | None,
+        lock: int | None,
+        torn: int,
+        device: DeviceScan | None = None,
+    ) -> None:
         """Use `build` or `open`."""
         self.path, self.state, self.torn_bytes = path, state, torn
         self._head, self._log, self._lock = head, log, lock
         self._batched = False
+        self._views = ViewCache()
+        self.guard = threading.RLock()
+        self.device = device
 
     @classmethod
     def build(
@@ -72,8 +87,10 @@ class Index:
         return cls.open(place, mode="w")
 
     @classmethod
-    def open(cls, path: str | Path, mode: str = "r", *, verify: bool = False) -> "Index":
+    def open(cls, path: str | Path, mode: str = "r", *, verify: bool = False, device: str = "cpu") -> "Index":
         """Open an index for reading ("r") or as its one writer ("w"); `verify` reads every byte against its checksum.
+
+        On a device other than "cpu" every search compares all that is visible (see `device_scan`).
 
         `torn_bytes` then says how much of an unfinished last record was dropped. Raises BadInput for what is no index,
         Corrupt, and Locked where another process writes.
@@ -81,15 +98,16 @@ class Index:
         place = Path(path)
         if mode not in ("r", "w"):
             raise ValueError(f"mode is {mode!r}; expected 'r' or 'w'")
+        scan = None if device == "cpu" else DeviceScan(device)
         if mode == "r":
             head, state, _, torn = index_files.read_state(place, verify=verify)
-            return cls(place, head, state, None, None, torn)
+            return cls(place, head, state, None, None, torn, scan)
         index_files.read_head(place)
         lock = index_files.lock(place)
         try:
             head, state, good, torn = index_files.read_state(place, verify=verify)
             index_files.remove_strays(place, head)
-            return cls(place, head, state, index_files.open_log(place, head, good), lock, torn)
+            return cls(place, head, state, index_files.open_log(place, head, good), lock, torn, scan)
         except BaseException:
             os.close(lock)
             raise
@@ -134,17 +152,47 @@ class Index:
         where: str | None = None,
         recall: float | None = 0.95,
         effort: Effort | None = None,
+        threads: int = 1,
     ) -> Hits:
         """The k nearest vectors to queries [m, d] that each one's tenant may see, fewer only where it sees fewer.
 
         `tenants` is one for all queries, one for each, or None for every vector; `where` a predicate over labels (see
         `where`) within that. `effort` says how far to go; else `recall` takes the plan that `tune` measured for it, and
-        everything is compared where there is none or recall is None. Raises as `search.search` does.
+        everything is compared where there is none or recall is None. Other threads may change the index meanwhile: an
+        answer holds for the moment of the call. Raises as `search.ask` does.
         """
+        return self.asked(queries, tenants, k, where=where, recall=recall, effort=effort).hits(threads, self.device)
+
+    def asked(
+        self,
+        queries: NDArray[Any],
+        tenants: str | Sequence[str | None] | None = None,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        recall: float | None = 0.95,
+        effort: Effort | None = None,
+    ) -> Asked:
+        """A search (see `search`) that is taken now and can be run later, on any thread, whatever changes meanwhile."""
+        plans = self._plans_for(recall, k)
+        with self.guard:
+            return ask(self.state, queries, tenants, k=k, where=where, effort=effort, plans=plans, views=self._views)
+
+    def planned(
+        self, tenant: str | None, k: int, *, where: str | None, recall: float | None, effort: Effort | None
+    ) -> tuple[int, Effort | None]:
+        """How many vectors such a search may see, and the effort that it takes; None is the exact scan."""
+        with self.guard:
+            seen = visible(self.state, tenant, where, self._views)
+        count = 0 if seen is None else len(seen)
+        exact = self.device is not None or count == 0
+        return count, None if exact else effort or planned(self._plans_for(recall, k), count)
+
+    def _plans_for(self, recall: float | None, k: int) -> list[PlanRecord]:
+        """The plans of the lowest recall that is enough."""
         fitting = [] if recall is None else [plan for plan in self.plans if plan.recall >= recall and plan.k >= k]
         lowest = min((plan.recall for plan in fitting), default=None)
-        plans = [plan for plan in fitting if plan.recall == lowest]
-        return search(self.state, queries, tenants, k=k, where=where, effort=effort, plans=plans)
+        return [plan for plan in fitting if plan.recall == lowest]
 
     def add(
         self,
@@ -161,44 +209,50 @@ class Index:
         """
         store = self.state.store
         rows = prepared(vectors, store.metric, "vectors", store.vectors.shape[1])
-        named = check_ids(ids, len(rows), store.ids[:1])
+        named = check_ids(ids, len(rows), store.id_type)
         granted = check_access(access, named)
-        old = [row for row, one in enumerate(named) if one in store.slot_of]
-        if old and not upsert:
-            raise BadInput(f"id {named[old[0]]!r}", "is in the index already", "a new id, or --upsert")
-        for row in old:
-            one = named[row]
-            if access is None or (isinstance(access, Mapping) and one not in access):
-                granted[row] = self.state.tenants_of(store.slot_of[one])
-        self._change(Add(named, granted, rows.tobytes()), needed=bool(named))
+        with self._changing():
+            old = [row for row, one in enumerate(named) if one in store.slot_of]
+            if old and not upsert:
+                raise BadInput(f"id {named[old[0]]!r}", "is in the index already", "a new id, or --upsert")
+            for row in old:
+                one = named[row]
+                if access is None or (isinstance(access, Mapping) and one not in access):
+                    granted[row] = self.state.tenants_of(store.slot_of[one])
+            self._change(Add(named, granted, rows.tobytes()), needed=bool(named))
         return {"added": len(named) - len(old), "replaced": len(old)}
 
     def delete(self, ids: Iterable[Id], *, skip_missing: bool = False) -> dict[str, int]:
         """Delete vectors for everybody. Returns how many, and how many ids were missing. Raises NotFound for those."""
-        there, missing = present_ids(self.state.store, ids, skip_missing=skip_missing)
-        self._change(Delete(there), needed=bool(there))
+        with self._changing():
+            there, missing = present_ids(self.state.store, ids, skip_missing=skip_missing)
+            self._change(Delete(there), needed=bool(there))
         return {"deleted": len(there), "missing": missing}
 
     def grant(self, ids: Iterable[Id], tenant: str, *, skip_missing: bool = False) -> dict[str, int]:
         """Let a tenant see vectors. Returns how many were granted, seen already, and not there."""
         check_tenant(tenant)
-        there, missing = present_ids(self.state.store, ids, skip_missing=skip_missing)
-        new = [one for one in there if not self._sees(tenant, one)]
-        self._change(Grant(new, tenant), needed=bool(new))
+        with self._changing():
+            there, missing = present_ids(self.state.store, ids, skip_missing=skip_missing)
+            new = [one for one in there if not self._sees(tenant, one)]
+            self._change(Grant(new, tenant), needed=bool(new))
         return {"granted": len(new), "already": len(there) - len(new), "missing": missing}
 
     def revoke(self, ids: Iterable[Id], tenant: str, *, skip_missing: bool = False) -> dict[str, int]:
         """Let a tenant see vectors no more. Returns how many were revoked, not seen before, and not there."""
-        there, missing = present_ids(self.state.store, ids, skip_missing=skip_missing)
-        seen = [one for one in there if self._sees(tenant, one)]
-        self._change(Revoke(seen, tenant), needed=bool(seen))
+        with self._changing():
+            there, missing = present_ids(self.state.store, ids, skip_missing=skip_missing)
+            seen = [one for one in there if self._sees(tenant, one)]
+            self._change(Revoke(seen, tenant), needed=bool(seen))
         return {"revoked": len(seen), "already": len(there) - len(seen), "missing": missing}
 
     def drop_tenant(self, tenant: str) -> dict[str, int]:
         """Revoke everything from a tenant; the vectors stay. Returns how many it saw."""
-        found = self.state.tenant(tenant)
-        self._change(DropTenant(tenant), needed=found is not None)
-        return {"revoked": len(found) if found is not None else 0}
+        with self._changing():
+            found = self.state.tenant(tenant)
+            count = len(found) if found is not None else 0
+            self._change(DropTenant(tenant), needed=found is not None)
+        return {"revoked": count}
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -215,7 +269,9 @@ class Index:
         self._writable().close()
         state = retrained(self.state, seed) if retrain else compacted(self.state)
         self._head = index_files.replace(self.path, self._head, compacted(state))
-        _, self.state, good, _ = index_files.read_state(self.path, verify=False)
+        _, fresh, good, _ = index_files.read_state(self.path, verify=False)
+        with self.guard:
+            self.state, self._views = fresh, ViewCache()
         self._log = index_files.open_log(self.path, self._head, good)
 
     def snapshot(self, dest: str | Path) -> None:
@@ -250,12 +306,17 @@ class Index:
             raise UsageFault(f"{self.path}: open for reading; expected mode 'w'")
         return self._log
 
-    def _change(self, operation: Operation, *, needed: bool) -> None:
-        """Log and make a change, and sync it unless a batch will. One that changes nothing is not logged."""
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keep searches from being taken meanwhile; then, unless a batch will, sync the log without holding them up."""
         log = self._writable()
-        if not needed:
-            return
-        log.append(self.seq + 1, *encode(operation))
-        self.state.apply(operation)
+        with self.guard:
+            yield
         if not self._batched:
             log.commit()
+
+    def _change(self, operation: Operation, *, needed: bool) -> None:
+        """Log and make a change. One that changes nothing is not logged."""
+        if needed:
+            self._writable().append(self.seq + 1, *encode(operation))
+            self.state.apply(operation)

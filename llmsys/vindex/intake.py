@@ -23,15 +23,15 @@ def check_tenant(name: str) -> str:
     return name
 
 
-def check_ids(ids: Sequence[Id] | NDArray[Any] | None, count: int, like: Sequence[Id] = ()) -> list[Id]:
-    """Ids of `count` vectors, 0, 1, 2 … where none are given; all integers or all text, as those of `like` are.
+def check_ids(ids: Sequence[Id] | NDArray[Any] | None, count: int, like: type[Id] | None = None) -> list[Id]:
+    """Ids of `count` vectors, 0, 1, 2 … where none are given; all integers or all text, of the type `like` if said.
 
     Raises BadInput for a wrong number, another type, an integer outside 64 bits, and an id twice.
     """
     given: list[Id] = list(range(count)) if ids is None else [_plain(one) for one in ids]
     if len(given) != count:
         raise BadInput("ids", f"{len(given)} ids for {count} vectors", "one for each")
-    expected = type(like[0]) if like else type(given[0]) if given else int
+    expected = like or (type(given[0]) if given else int)
     seen = set()
     for one in given:
         if type(one) is not expected:

@@ -1,23 +1,20 @@
-"""Best-first search of a tenant's tree over int8 codes, and the exact scan, as loops that numba compiles.
+"""Searches of many tenants in one call, as loops that numba compiles: best-first over codes, and the exact scan.
 
-The twins in `scan.py` are their definition and give the same results. Every query keeps the `width` best slots by code
-score, ends after `patience` leaves in a row that bring none, and ranks what it kept by exact score.
+The twins in `scan.py` are their definition and give the same results. A best-first query keeps the `width` best slots
+by code score, ends after `patience` leaves in a row that bring none, and ranks what it kept by exact score.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmsys.vindex.arrays import F32, F64, I32, I64
-from llmsys.vindex.compiled import compiled
+from llmsys.vindex.codes import Bytes
+from llmsys.vindex.compiled import compiled, dot_rows, fetch_row, int32_at, strict
 
-__all__ = ["exact_scores_kernel", "search_kernel"]
+__all__ = ["search_kernel"]
 
-
-@compiled
-def exact_scores_kernel(query: F32, slots: I32, vectors: F32, l2: bool, result: F64) -> None:
-    """Write the score of every slot [n] for one query [d] to result [n]."""
-    for at in range(len(slots)):
-        result[at] = _exact(query, vectors, slots[at], l2)
+I8 = NDArray[np.int8]
+AHEAD = 12
 
 
 @compiled
@@ -33,30 +30,44 @@ def _exact(query: F32, vectors: F32, slot: int, l2: bool) -> float:
     return total
 
 
-@compiled
-def _node_score(query: F32, centroids: F32, node: int, ip: bool) -> float:
-    total = np.float32(0.0)
-    if ip:
-        for j in range(len(query)):
-            total -= centroids[node, j] * query[j]
-        return np.float64(total)
+@strict
+def _code_score(code: I8, twice: np.float32, shift: int, rows: Bytes, numbers: F32, row: int) -> float:
+    last = numbers.shape[1] - 1
+    dot = dot_rows(rows, row, code) - shift
+    return float(numbers[row, last] - (twice * numbers[row, last - 1]) * np.float32(dot))
+
+
+@strict
+def _encode(query: F32, mean: F32, code: I8) -> tuple[np.float32, int]:
+    """Write a query's code [s], as `codes.encode_queries` does; its doubled scale, and what code + 128 adds."""
+    largest = np.float32(0)
     for j in range(len(query)):
-        gap = centroids[node, j] - query[j]
-        total += gap * gap
-    return np.float64(total)
+        largest = max(largest, abs(query[j] - mean[j]))
+    scale = largest / np.float32(127) if largest > 0 else np.float32(1)
+    total = 0
+    for j in range(len(query)):
+        whole = min(max(np.rint((query[j] - mean[j]) / scale), np.float32(-127)), np.float32(127))
+        code[j] = np.int8(whole)
+        total += int(whole)
+    return np.float32(2) * scale, 128 * total
+
+
+@compiled
+def _worse(key: float, item: int, other: float, other_item: int) -> bool:
+    return key > other or (key == other and item > other_item)
 
 
 @compiled
 def _sink(keys: F64, items: I64, size: int) -> None:
-    """Restore a heap with the largest key first, whose root alone is out of place."""
+    """Restore a heap with the worst first, whose root alone is out of place."""
     at = 0
     while True:
         child = 2 * at + 1
         if child >= size:
             return
-        if child + 1 < size and keys[child + 1] > keys[child]:
+        if child + 1 < size and _worse(keys[child + 1], items[child + 1], keys[child], items[child]):
             child += 1
-        if keys[at] >= keys[child]:
+        if not _worse(keys[child], items[child], keys[at], items[at]):
             return
         keys[at], keys[child] = keys[child], keys[at]
         items[at], items[child] = items[child], items[at]
@@ -65,42 +76,41 @@ def _sink(keys: F64, items: I64, size: int) -> None:
 
 @compiled
 def _rise(keys: F64, items: I64, at: int) -> None:
-    """Restore a heap with the largest key first, whose last entry alone is out of place."""
+    """Restore a heap with the worst first, whose last entry alone is out of place."""
     while at > 0:
         parent = (at - 1) // 2
-        if keys[parent] >= keys[at]:
+        if not _worse(keys[at], items[at], keys[parent], items[parent]):
             return
         keys[at], keys[parent] = keys[parent], keys[at]
         items[at], items[parent] = items[parent], items[at]
         at = parent
 
 
-@compiled
+@strict
 def _scan(  # noqa: PLR0917
-    code: F32,
-    twice: float,
-    slots: I32,
-    codes: NDArray[np.int8],
-    scale: F32,
-    bias: F32,
-    keys: F64,
-    items: I64,
-    size: int,
-) -> tuple[int, bool]:
-    """Offer slots to the kept ones (a heap, worst first); returns how many are kept and whether one came in."""
+    code: I8, twice: np.float32, shift: int, slots: I32, start: int, end: int, rows: Bytes, numbers: F32, keys: F64,
+    items: I64, size: int, width: int,
+) -> tuple[int, bool]:  # fmt: skip
+    """Offer slots[start:end] to the `width` kept ones (a heap, worst first); how many are kept, and whether one came.
+
+    The rows a few steps ahead are fetched early: what bounds the loop is the wait for memory.
+    """
     changed = False
-    for at in range(len(slots)):
-        slot = slots[at]
-        dot = np.float32(0.0)
-        for j in range(len(code)):
-            dot += code[j] * np.float32(codes[slot, j])
-        score = np.float64(bias[slot] - (twice * scale[slot]) * dot)
-        if size < len(keys):
+    last = np.uint64(numbers.shape[1] - 1)
+    for at in range(start, min(start + AHEAD, end)):
+        fetch_row(rows, slots[at])
+    for at in range(start, end):
+        if at + AHEAD < end:
+            fetch_row(rows, slots[at + AHEAD])
+        slot: int = np.uint64(slots[at])  # type: ignore[assignment]
+        dot = np.float32(dot_rows(rows, slot, code) - shift)
+        score = float(numbers[slot, last] - (twice * numbers[slot, last - np.uint64(1)]) * dot)
+        if size < width:
             keys[size], items[size] = score, slot
             _rise(keys, items, size)
             size += 1
             changed = True
-        elif score < keys[0]:
+        elif score <= keys[0] and _worse(keys[0], items[0], score, slot):
             keys[0], items[0] = score, slot
             _sink(keys, items, size)
             changed = True
@@ -108,61 +118,81 @@ def _scan(  # noqa: PLR0917
 
 
 @compiled
-def _rank(  # noqa: PLR0917
-    query: F32, vectors: F32, order: I64, l2: bool, items: I64, size: int, found: I32, score: F64
-) -> None:
-    """Put the nearest of the kept slots into found [k] and score [k], nearest first, ties to the smaller `order`."""
-    k = len(found)
-    count = 0
-    for i in range(size):
-        slot = items[i]
-        exact = _exact(query, vectors, slot, l2)
-        at = count
-        while at > 0 and (exact < score[at - 1] or (exact == score[at - 1] and order[slot] < order[found[at - 1]])):
-            at -= 1
-        if at >= k:
-            continue
-        count = min(count + 1, k)
-        for j in range(count - 1, at, -1):
-            found[j], score[j] = found[j - 1], score[j - 1]
-        found[at], score[at] = slot, exact
+def _place(slot: int, exact: float, order: I64, found: I32, score: F64, count: int) -> int:
+    """Put a slot into the `count` nearest found [k] and score [k], ties to the smaller `order`; their new number."""
+    at = count
+    while at > 0 and (exact < score[at - 1] or (exact == score[at - 1] and order[slot] < order[found[at - 1]])):
+        at -= 1
+    if at >= len(found):
+        return count
+    count = min(count + 1, len(found))
+    for j in range(count - 1, at, -1):
+        found[j], score[j] = found[j - 1], score[j - 1]
+    found[at], score[at] = slot, exact
+    return count
+
+
+@compiled
+def _walk(  # noqa: PLR0913, PLR0917
+    code: I8, twice: np.float32, shift: int, slots: I32, tail: I32, records: I32, nodes: Bytes, node_numbers: F32,
+    rows: Bytes, numbers: F32, patience: int, width: int, keys: F64, items: I64, frontier: F64, pending: I64,
+) -> tuple[int, int]:  # fmt: skip
+    """Fill keys and items with the kept slots of one query; how many, and how many it looked at."""
+    kept, _ = _scan(code, twice, shift, tail, 0, len(tail), rows, numbers, keys, items, 0, width)
+    seen, idle, waiting = len(tail), 0, 1
+    frontier[0], pending[0] = 0.0, 0
+    while waiting > 0 and idle < patience:
+        at = -pending[0] * 5
+        waiting -= 1
+        frontier[0], pending[0] = frontier[waiting], pending[waiting]
+        _sink(frontier, pending, waiting)
+        first, count = records[at + 3], records[at + 4]
+        for child in range(first, first + count):
+            # The heap gives the worst first: the nearest node is the one with the largest negative score.
+            score = _code_score(code, twice, shift, nodes, node_numbers, int(records[child * 5]))
+            frontier[waiting], pending[waiting] = -score, -child
+            _rise(frontier, pending, waiting)
+            waiting += 1
+        if count == 0:
+            start, end = records[at + 1], records[at + 2]
+            kept, changed = _scan(code, twice, shift, slots, start, end, rows, numbers, keys, items, kept, width)
+            seen += end - start
+            idle = 0 if changed else idle + 1
+    return kept, seen
 
 
 @compiled
 def search_kernel(  # noqa: PLR0913, PLR0917
-    queries: F32, query_codes: F32, twice: F32, records: I32, centroids: F32, slots: I32, tail: I32, vectors: F32,
-    codes: NDArray[np.int8], scale: F32, bias: F32, order: I64, l2: bool, ip: bool, width: int, patience: int,
-    found: I32, score: F64, scanned: I64,
+    turn: I64, whose: I64, table: I64, queries: F32, mean: F32, nodes: Bytes, node_numbers: F32, rows: Bytes,
+    numbers: F32, vectors: F32, order: I64, l2: bool, found: I32, score: F64, scanned: I64,
 ) -> None:  # fmt: skip
-    """Answer queries [m, d] of one tenant into found [m, k], score [m, k] and scanned [m].
+    """Answer the queries [m, d] that `turn` lists into found [m, k], score [m, k] and scanned [m].
 
-    records [r, 5] is the tenant's tree over slots [n]; tail [t] is always scanned; found comes filled with -1.
+    whose [m] is a query's row of the table [g, 8]: address and length of the slots, of the tail and of the records
+    (flat) of a tenant, then width (0: exact) and patience. found comes filled with -1.
     """
-    keys = np.empty(width, np.float64)
-    items = np.empty(width, np.int64)
-    frontier = np.empty(len(records) + 1, np.float64)
-    nodes = np.empty(len(records) + 1, np.int64)
-    for q in range(len(queries)):
-        kept, _ = _scan(query_codes[q], twice[q], tail, codes, scale, bias, keys, items, 0)
-        seen, idle = len(tail), 0
-        frontier[0], nodes[0] = 0.0, 0
-        open_nodes = 1
-        while open_nodes > 0 and idle < patience:
-            at = nodes[0]
-            open_nodes -= 1
-            frontier[0], nodes[0] = frontier[open_nodes], nodes[open_nodes]
-            _sink(frontier, nodes, open_nodes)
-            first, count = records[at, 3], records[at, 4]
-            for child in range(first, first + count):
-                # The heap gives the largest first: the nearest node is the one with the largest negative score.
-                frontier[open_nodes] = -_node_score(queries[q], centroids, records[child, 0], ip)
-                nodes[open_nodes] = child
-                _rise(frontier, nodes, open_nodes)
-                open_nodes += 1
-            if count == 0:
-                run = slots[records[at, 1] : records[at, 2]]
-                kept, changed = _scan(query_codes[q], twice[q], run, codes, scale, bias, keys, items, kept)
-                seen += len(run)
-                idle = 0 if changed else idle + 1
-        scanned[q] = seen
-        _rank(queries[q], vectors, order, l2, items, kept, found[q], score[q])
+    code = np.zeros(rows.shape[1], np.int8)
+    most = max(1, table[:, 6].max())
+    keys, items = np.empty(most, np.float64), np.empty(most, np.int64)
+    frontier, pending = np.empty(table[:, 5].max() + 1, np.float64), np.empty(table[:, 5].max() + 1, np.int64)
+    for q in turn:
+        row = table[whose[q]]
+        slots, tail, records = int32_at(row[0], row[1]), int32_at(row[2], row[3]), int32_at(row[4], row[5])
+        count = 0
+        if row[6] == 0:
+            for part in (slots, tail):
+                for slot in part:
+                    near = _exact(queries[q], vectors, slot, l2)
+                    if count < found.shape[1] or near <= score[q, count - 1]:
+                        count = _place(slot, near, order, found[q], score[q], count)
+            scanned[q] = len(slots) + len(tail)
+            continue
+        twice, shift = _encode(queries[q], mean, code)
+        kept, scanned[q] = _walk(
+            code, twice, shift, slots, tail, records, nodes, node_numbers, rows, numbers, row[7], row[6],
+            keys, items, frontier, pending,
+        )  # fmt: skip
+        for i in range(kept):
+            fetch_row(vectors, items[i])
+        for i in range(kept):
+            count = _place(items[i], _exact(queries[q], vectors, items[i], l2), order, found[q], score[q], count)

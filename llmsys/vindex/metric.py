@@ -38,13 +38,15 @@ def prepared(values: NDArray[Any], metric: str, where: str, dim: int | None = No
         raise BadInput(where, f"vectors of {values.shape[1]} numbers", str(dim))
     with np.errstate(over="ignore", invalid="ignore"):
         rows: F32 = np.ascontiguousarray(values, np.float32)
+        largest = np.abs(rows).max(initial=0)
+    if not largest <= LARGEST:
         usable = (np.abs(rows) <= LARGEST).all(axis=1)
-    if not usable.all():
         raise BadInput(f"{where}: row {int(np.argmin(usable))}", "NaN or a number over 1e18", "finite numbers")
     if metric != "cosine":
         return rows
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
-    if len(rows) and not lengths.all():
+    wide = rows.astype(np.float64)
+    lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+    if not lengths.min(initial=1):
         raise BadInput(f"{where}: row {int(np.argmin(lengths))}", "a zero vector under cosine", "a direction")
     unit: F32 = (rows / lengths[:, None]).astype(np.float32)
     return unit

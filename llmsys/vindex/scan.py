@@ -1,26 +1,26 @@
-"""Searches of one tenant's vectors: best-first over codes with an exact re-rank, and the exact scan of all.
+"""Searches of many tenants' vectors: best-first over codes with an exact re-rank, and the exact scan of all.
 
-These NumPy functions define the results; `kernels.py` computes the same faster. Knows no names, ids or files.
+The NumPy function `answer_twin` defines the results; `kernels.py` computes the same faster, one call for all queries.
+Knows no names, ids or files.
 """
 
 import heapq
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmsys.vindex.arrays import F32, F64, I32, I64
-from llmsys.vindex.codes import QueryCodes, encode_queries
+from llmsys.vindex.codes import QueryCodes, code_scores, encode_queries
 from llmsys.vindex.metric import scores
-from llmsys.vindex.slot_store import SlotStore
-from llmsys.vindex.state import State
-from llmsys.vindex.tenant_list import TenantList
+from llmsys.vindex.search_space import SearchSpace, read_only
+from llmsys.vindex.tenant_list import Run
 from llmsys.vindex.tenant_tree import CHILDREN, END, FIRST_CHILD, NODE, START
 
-__all__ = ["Effort", "Found", "best_first", "best_first_twin", "exact", "exact_twin"]
+__all__ = ["Effort", "Found", "Task", "answer", "answer_twin"]
 
 WORTH_COMPILING = 256
 EXACT_PIECE = 2**16
@@ -40,6 +40,16 @@ class Effort:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """Queries [m, d] and, for each, its run's number; an effort for each run, None for the exact scan."""
+
+    queries: F32
+    runs: Sequence[Run]
+    efforts: Sequence[Effort | None]
+    whose: I64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Found:
     """Slots [m, k] nearest first, -1 where there are no more; their scores; vectors looked at per query [m]."""
 
@@ -54,143 +64,102 @@ class Found:
         return cls(np.full(shape, -1, np.int32), np.full(shape, np.inf), np.zeros(queries, np.int64))
 
 
-def best_first(state: State, tenant: TenantList, queries: F32, k: int, effort: Effort, *, batch: int = 0) -> Found:
-    """The k nearest of a tenant for queries [m, d], approximately; min(k, held) of them in any case.
+def answer(space: SearchSpace, task: Task, k: int, *, threads: int = 1, compiling: bool = False) -> Found:
+    """The min(k, held) nearest slots for every query, on so many threads.
 
-    `batch` is the number of queries of the whole call, by which the loops are worth compiling or not."""
-    kernels = _kernels(max(batch, len(queries)), "search_kernel")
-    if kernels is None:
-        return best_first_twin(state, tenant, queries, k, effort)
-    store, found, coded = state.store, Found.nothing(len(queries), k), encode_queries(queries, state.store.mean)
-    inputs = (
-        *(queries, coded.code, coded.twice_scale, _records(state, tenant), state.clusters.centroids, tenant.slots),
-        *(np.array(tenant.tail, np.int32), store.vectors, store.codes, store.scale, store.bias, store.order),
-    )
-    kernels.search_kernel(
-        *(_read_only(one) for one in inputs),
-        *(store.metric == "l2", store.metric == "ip", max(effort.width, k), effort.patience),
-        *(found.slots, found.scores, found.scanned),
-    )
+    The compiled loops serve if they start at once, if the queries are worth the wait, or if `compiling` says so.
+    """
+    kernels = _kernels()
+    if not (compiling or len(task.queries) >= WORTH_COMPILING or _start_at_once()):
+        return answer_twin(space, task, k)
+    found, inputs = Found.nothing(len(task.queries), k), (task.whose, _table(task, k), task.queries)
+    frozen = (*(read_only(one) for one in inputs), *space.frozen)
+    turn = np.argsort(task.whose, kind="stable")
+
+    def work(part: I64) -> None:
+        kernels.search_kernel(part, *frozen, space.metric == "l2", found.slots, found.scores, found.scanned)
+
+    if threads == 1 or len(turn) < 2:
+        work(turn)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, np.array_split(turn, min(threads, len(turn)))))
     return found
 
 
-def best_first_twin(state: State, tenant: TenantList, queries: F32, k: int, effort: Effort) -> Found:
-    """`best_first` in NumPy and heapq."""
-    found, coded = Found.nothing(len(queries), k), encode_queries(queries, state.store.mean)
-    for row in range(len(queries)):
-        kept, scanned = _walk(state, tenant, queries[row], _row(coded, row), max(effort.width, k), effort.patience)
-        near = scores(queries[row], state.store.vectors[kept], state.store.metric)
-        _put(found, row, kept, near, state.store.order)
-        found.scanned[row] = scanned
-    return found
-
-
-def exact(state: State, tenant: TenantList, queries: F32, k: int, *, batch: int = 0) -> Found:
-    """The k nearest of a tenant for queries [m, d]: all of its vectors are compared, ties go to the smaller id."""
-    kernels = _kernels(max(batch, len(queries)), "exact_scores_kernel")
-    if kernels is None:
-        return exact_twin(state, tenant, queries, k)
-    found, slots = Found.nothing(len(queries), k), tenant.members()
-    near = np.empty(len(slots), np.float64)
-    inputs = (_read_only(slots), _read_only(state.store.vectors), state.store.metric == "l2")
-    for row in range(len(queries)):
-        kernels.exact_scores_kernel(_read_only(queries[row]), *inputs, near)
-        _put(found, row, slots, near, state.store.order)
-        found.scanned[row] = len(slots)
-    return found
-
-
-def exact_twin(state: State, tenant: TenantList, queries: F32, k: int) -> Found:
-    """`exact` in NumPy."""
-    found, slots, store = Found.nothing(len(queries), k), tenant.members(), state.store
-    pieces = [slots[start : start + EXACT_PIECE] for start in range(0, len(slots), EXACT_PIECE)]
-    for row in range(len(queries)):
-        near = [scores(queries[row], store.vectors[piece], store.metric) for piece in pieces]
-        _put(found, row, slots, np.concatenate([*near, np.zeros(0)]), store.order)
-        found.scanned[row] = len(slots)
+def answer_twin(space: SearchSpace, task: Task, k: int) -> Found:
+    """`answer` in NumPy and heapq."""
+    found, coded = Found.nothing(len(task.queries), k), encode_queries(task.queries, space.mean)
+    for query, number in enumerate(task.whose.tolist()):
+        run, effort = task.runs[number], task.efforts[number]
+        if effort is None:
+            kept, found.scanned[query] = run.members(), len(run)
+        else:
+            wide = Effort(max(effort.width, k), effort.patience)
+            kept, found.scanned[query] = _walk(space, run, _Kept(space, coded, query, wide.width), wide.patience)
+        pieces = [kept[start : start + EXACT_PIECE] for start in range(0, len(kept), EXACT_PIECE)]
+        near = [scores(task.queries[query], space.vectors[piece], space.metric) for piece in pieces]
+        _put(found, query, kept, np.concatenate([*near, np.zeros(0)]), space.order)
     return found
 
 
 @cache
-def _loaded() -> ModuleType:
+def _kernels() -> ModuleType:
     from llmsys.vindex import kernels
 
     return kernels
 
 
-def _kernels(queries: int, name: str) -> ModuleType | None:
-    """The compiled loops, if they start at once or the work is worth the wait for the compiler."""
+@cache
+def _start_at_once() -> bool:
+    """Whether the compiled loops were on disk when it was first asked."""
     from llmsys.vindex.compiled import is_ready
 
-    kernels = _loaded()
-    return kernels if queries >= WORTH_COMPILING or is_ready(getattr(kernels, name)) else None
+    return is_ready(_kernels().search_kernel)
 
 
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """A plain read-only view: arrays of memory and of files are then one type, and the loops compile once."""
-    view = array.view(np.ndarray)
-    view.flags.writeable = False
-    return view
+def _table(task: Task, k: int) -> I64:
+    """The table [runs, 8] that `search_kernel` takes."""
+    efforts = ((0, 0) if one is None else (max(one.width, k), one.patience) for one in task.efforts)
+    rows = [(*run.row, *effort) for run, effort in zip(task.runs, efforts, strict=True)]
+    return np.array(rows, np.int64)
 
 
-def _row(coded: QueryCodes, row: int) -> tuple[F32, np.float32]:
-    return coded.code[row], coded.twice_scale[row]
-
-
-def _records(state: State, tenant: TenantList) -> I32:
-    return tenant.tree(state.clusters, state.store.leaf, state.shape.max_shortlist)
-
-
-def _walk(
-    state: State, tenant: TenantList, query: F32, coded: tuple[F32, np.float32], width: int, patience: int
-) -> tuple[I32, int]:
+def _walk(space: SearchSpace, run: Run, kept: "_Kept", patience: int) -> tuple[I32, int]:
     """The kept slots of one query, and how many it looked at."""
-    records, centroids = _records(state, tenant), state.clusters.centroids
-    kept = _Kept(state.store, coded, width)
-    kept.offer(np.array(tenant.tail, np.int32))
-    scanned, idle = len(tenant.tail), 0
+    kept.offer(run.tail)
+    scanned, idle = len(run.tail), 0
     frontier: list[tuple[float, int]] = [(0.0, 0)]
     while frontier and idle < patience:
-        record = records[heapq.heappop(frontier)[1]]
+        record = run.records[heapq.heappop(frontier)[1]]
         if record[CHILDREN]:
             below = np.arange(record[FIRST_CHILD], record[FIRST_CHILD] + record[CHILDREN])
-            near = _node_scores(query, centroids[records[below, NODE]], state.store.metric)
+            near = code_scores(space.nodes[run.records[below, NODE]], kept.coded, kept.query)
             for item in zip(near.tolist(), below.tolist(), strict=True):
                 heapq.heappush(frontier, item)
             continue
-        run = tenant.slots[record[START] : record[END]]
-        idle = 0 if kept.offer(run) else idle + 1
-        scanned += len(run)
+        part = run.slots[record[START] : record[END]]
+        idle = 0 if kept.offer(part) else idle + 1
+        scanned += len(part)
     return kept.slots, scanned
 
 
-def _node_scores(query: F32, centroids: F32, metric: str) -> F64:
-    return scores(query, centroids, "ip" if metric == "ip" else "l2")
-
-
 class _Kept:
-    """The `width` slots of least code score among those offered."""
+    """The `width` slots of least code score among those offered, ties to the smaller slot."""
 
-    def __init__(self, store: SlotStore, coded: tuple[F32, np.float32], width: int) -> None:
-        self._store, self._width = store, width
-        self._code, self._twice = coded
-        self.slots: I32 = np.zeros(0, np.int32)
+    def __init__(self, space: SearchSpace, coded: QueryCodes, query: int, width: int) -> None:
+        self.coded, self.query, self.slots = coded, query, np.zeros(0, np.int32)
+        self._space, self._width = space, width
         self._scores: F32 = np.zeros(0, np.float32)
 
     def offer(self, slots: I32) -> bool:
         """Whether one of the slots came in."""
-        code: NDArray[np.int8] = self._store.codes[slots]
-        dot = code.astype(np.float32) @ self._code
-        near = self._store.bias[slots] - (self._twice * self._store.scale[slots]) * dot
-        if len(self.slots) == self._width:
-            better = near < self._scores.max()
-            slots, near = slots[better], near[better]
-        if not len(slots):
-            return False
-        slots, near = np.concatenate([self.slots, slots]), np.concatenate([self._scores, near])
-        best = np.argsort(near, kind="stable")[: self._width]
-        self.slots, self._scores = slots[best], near[best]
-        return True
+        both = np.concatenate([self.slots, slots])
+        near = np.concatenate([self._scores, code_scores(self._space.rows[slots], self.coded, self.query)])
+        best = np.lexsort((both, near))[: self._width]
+        came_in = bool((best >= len(self.slots)).any())
+        self.slots, self._scores = both[best], near[best]
+        return came_in
 
 
 def _put(found: Found, row: int, slots: I32, near: F64, order: I64) -> None:

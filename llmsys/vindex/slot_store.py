@@ -1,10 +1,12 @@
 """One copy of every vector, in slots: its numbers, code, leaf and id. Slots are given in turn and never reused.
 
-A deleted slot stays dead until the index is compacted, so a stale list can never show another vector in its place.
-Arrays of a snapshot are memory-mapped; the first addition copies them. Knows no tenants.
+A deleted slot stays dead until the index is compacted, so a stale list can never show another vector in its place, and
+arrays that a search was given stay right while slots are added. Arrays of a snapshot are memory-mapped; the first
+addition copies them. Knows no tenants.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,29 +15,31 @@ from numpy.typing import NDArray
 
 from llmsys.vindex.arrays import F32, I32, I64
 from llmsys.vindex.cluster_tree import ClusterTree, assign
-from llmsys.vindex.codes import encode
+from llmsys.vindex.codes import Bytes, encode
 
 __all__ = ["Id", "SlotStore"]
 
 Id = int | str
+COLUMNS = ("vectors", "codes", "leaf", "alive")
+ALIGNED = 64
+INTEGER_BYTES = 32
 
 
 @dataclass(slots=True, eq=False)
 class SlotStore:
     """Columns by slot; only the first `used` rows of each are slots.
 
-    vectors [cap, d] float32, codes [cap, d] int8, scale, bias [cap] float32, leaf [cap] int32, alive [cap] bool.
+    vectors [cap, d] float32, codes [cap, s] uint8 (see `codes`), leaf [cap] int32, alive [cap] bool; ids [cap] int64,
+    or a list where they are text.
     """
 
     metric: str
     mean: F32
     vectors: F32
-    codes: NDArray[np.int8]
-    scale: F32
-    bias: F32
+    codes: Bytes
     leaf: I32
     alive: NDArray[np.bool_]
-    ids: list[Id]
+    ids: I64 | list[str]
     used: int
     dead: int = 0
     _slot_of: dict[Id, int] | None = None
@@ -47,15 +51,15 @@ class SlotStore:
         mean = np.zeros(vectors.shape[1], np.float32)
         if metric == "l2" and len(vectors):
             mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-        code = encode(vectors, mean, metric)
-        alive = np.ones(len(vectors), np.bool_)
-        return cls(metric, mean, vectors, code.code, code.scale, code.bias, leaf, alive, list(ids), len(vectors))
+        codes, alive = encode(vectors, mean, metric), np.ones(len(vectors), np.bool_)
+        return cls(metric, mean, vectors, codes, leaf, alive, _column(ids), len(vectors))
 
     @property
     def slot_of(self) -> dict[Id, int]:
         """The slot of every live id."""
         if self._slot_of is None:
-            self._slot_of = {one: slot for slot, one in enumerate(self.ids) if self.alive[slot]}
+            live = self.live_slots()
+            self._slot_of = dict(zip(self.names(live), live.tolist(), strict=True))
         return self._slot_of
 
     @property
@@ -66,25 +70,38 @@ class SlotStore:
     @property
     def order(self) -> I64:
         """Where each slot's id stands among all ids: ties in distance go to the smaller id."""
+        if not isinstance(self.ids, list):
+            return self.ids
         if len(self._order) != self.used:
-            if all(isinstance(one, int) for one in self.ids):
-                self._order = np.array(self.ids, np.int64)
-            else:
-                self._order = np.empty(self.used, np.int64)
-                self._order[sorted(range(self.used), key=lambda slot: str(self.ids[slot]))] = np.arange(self.used)
+            self._order = np.empty(self.used, np.int64)
+            self._order[sorted(range(self.used), key=self.ids.__getitem__)] = np.arange(self.used)
         return self._order
+
+    @property
+    def id_type(self) -> type[Id] | None:
+        """What its ids are; None where nothing was added yet."""
+        return None if not self.used else str if isinstance(self.ids, list) else int
+
+    def name(self, slot: int) -> Id:
+        """The id of a slot."""
+        return self.ids[slot] if isinstance(self.ids, list) else self.ids.item(slot)
+
+    def names(self, slots: Iterable[int] | NDArray[Any]) -> list[Id]:
+        """The ids of slots."""
+        if isinstance(self.ids, list):
+            return [self.ids[slot] for slot in slots]
+        found: list[Id] = self.ids[np.asarray(slots, np.int64)].tolist()
+        return found
 
     def append(self, tree: ClusterTree, ids: Sequence[Id], vectors: F32) -> I32:
         """Give new vectors [n, d] their slots [n]; an id that is live must be deleted first."""
         count, first = len(ids), self.used
-        self._reserve(first + count)
-        code = encode(vectors, self.mean, self.metric)
-        rows = slice(first, first + count)
-        self.vectors[rows], self.codes[rows] = vectors, code.code
-        self.scale[rows], self.bias[rows] = code.scale, code.bias
-        self.leaf[rows], self.alive[rows] = assign(tree, vectors), True
         slot_of = self.slot_of
-        self.ids.extend(ids)
+        self._reserve(first + count)
+        rows = slice(first, first + count)
+        self.vectors[rows], self.codes[rows] = vectors, encode(vectors, self.mean, self.metric)
+        self.leaf[rows], self.alive[rows] = assign(tree, vectors), True
+        self._name(ids)
         slot_of.update(zip(ids, range(first, first + count), strict=True))
         self.used += count
         return np.arange(first, first + count, dtype=np.int32)
@@ -95,7 +112,7 @@ class SlotStore:
         if not self.alive.flags.writeable:
             self.alive = self.alive.copy()
         for slot in slots:
-            del slot_of[self.ids[slot]]
+            del slot_of[self.name(slot)]
             self.alive[slot] = False
         self.dead += len(slots)
 
@@ -103,12 +120,42 @@ class SlotStore:
         """Every live slot, ascending."""
         return np.flatnonzero(self.alive[: self.used]).astype(np.int32)
 
+    def id_bytes(self) -> int:
+        """Memory of the ids and of the table that finds them, which the first change makes."""
+        texts = sum(sys.getsizeof(one) for one in self.ids) if isinstance(self.ids, list) else 0
+        column = sys.getsizeof(self.ids) if isinstance(self.ids, list) else self.ids.nbytes
+        table = 0 if self._slot_of is None else sys.getsizeof(self._slot_of) + INTEGER_BYTES * len(self._slot_of)
+        keys = 0 if self._slot_of is None or texts else INTEGER_BYTES * len(self._slot_of)
+        return column + texts + table + keys + self._order.nbytes
+
+    def _name(self, ids: Sequence[Id]) -> None:
+        """Write the ids of the slots after the used ones."""
+        if not self.used and ids and isinstance(ids[0], str):
+            self.ids = []
+        if isinstance(self.ids, list):
+            self.ids.extend(str(one) for one in ids)
+        else:
+            self.ids[self.used : self.used + len(ids)] = ids
+
     def _reserve(self, rows: int) -> None:
         if rows <= len(self.vectors) and self.vectors.flags.writeable:
             return
         capacity = max(rows, len(self.vectors) + len(self.vectors) // 2, 64)
-        for name in ("vectors", "codes", "scale", "bias", "leaf", "alive"):
+        for name in COLUMNS if isinstance(self.ids, list) else (*COLUMNS, "ids"):
             old: NDArray[Any] = getattr(self, name)
-            new = np.zeros((capacity, *old.shape[1:]), old.dtype)
+            new = _zeros((capacity, *old.shape[1:]), old.dtype)
             new[: self.used] = old[: self.used]
             setattr(self, name, new)
+
+
+def _column(ids: Sequence[Id]) -> I64 | list[str]:
+    texts = [one for one in ids if isinstance(one, str)]
+    return texts if texts else np.array(ids, np.int64)
+
+
+def _zeros(shape: tuple[int, ...], dtype: "np.dtype[Any]") -> NDArray[Any]:
+    """Zeros whose first row starts on a cache line."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    memory = np.zeros(size + ALIGNED, np.uint8)
+    start = -memory.__array_interface__["data"][0] % ALIGNED
+    return memory[start : start + size].view(dtype).reshape(shape)

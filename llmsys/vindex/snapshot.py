@@ -15,17 +15,18 @@ from llmsys.artifacts import open_directory, read_npy, write_directory, write_np
 from llmsys.errors import BadInput
 from llmsys.vindex.arrays import I32
 from llmsys.vindex.cluster_tree import ClusterTree, TreeShape
+from llmsys.vindex.codes import row_bytes
 from llmsys.vindex.faults import Corrupt
 from llmsys.vindex.metric import METRICS
-from llmsys.vindex.slot_store import Id, SlotStore
+from llmsys.vindex.slot_store import SlotStore
 from llmsys.vindex.state import State
 from llmsys.vindex.tenant_list import TenantList
 
 __all__ = ["KIND", "read_snapshot", "write_snapshot"]
 
 KIND = "vindex-snapshot"
-VERSION = 1
-STORE = ("vectors", "codes", "scale", "bias", "leaf")
+VERSION = 2
+STORE = ("vectors", "codes", "leaf")
 TREE = ("centroids", "first_child", "children", "leaf_start", "leaf_end")
 
 
@@ -36,22 +37,21 @@ class Names(msgspec.Struct, frozen=True):
     seq: int
     shape: tuple[int, int, int]
     tenants: list[str]
-    ids: list[Id]
+    ids: list[str]
 
 
 def write_snapshot(path: Path, state: State) -> None:
     """Write a compacted state (see `state.compacted`) as a directory that appears whole or not at all."""
     store, clusters, shape = state.store, state.clusters, state.shape
     lists = [found.slots for found in state.lists.values()]
-    numbers = all(isinstance(one, int) for one in store.ids)
     arrays: dict[str, NDArray[Any]] = {name: getattr(store, name)[: store.used] for name in STORE}
     arrays |= {name: getattr(clusters, name) for name in TREE} | {"mean": store.mean}
     arrays["lists"] = np.concatenate([*lists, np.zeros(0, np.int32)]).astype(np.int32)
     arrays["list_ends"] = np.cumsum([len(slots) for slots in lists], dtype=np.int64)
-    if numbers:
-        arrays["ids"] = np.array(store.ids, np.int64)
+    if not isinstance(store.ids, list):
+        arrays["ids"] = store.ids[: store.used]
     sizes = (shape.branching, shape.max_leaf, shape.max_shortlist)
-    names = Names(store.metric, state.seq, sizes, list(state.lists), [] if numbers else store.ids)
+    names = Names(store.metric, state.seq, sizes, list(state.lists), store.ids if isinstance(store.ids, list) else [])
     with write_directory(path, kind=KIND, version=VERSION) as place:
         for name, array in arrays.items():
             write_npy(place / f"{name}.npy", np.ascontiguousarray(array))
@@ -73,14 +73,12 @@ def read_snapshot(path: Path, *, verify: bool) -> State:
     vectors = _array(path, "vectors", np.float32, 2)
     count, dim = vectors.shape
     clusters = _clusters(path, dim)
-    ids = names.ids or [int(one) for one in _array(path, "ids", np.int64, 1)] if count else []
+    ids = names.ids or _array(path, "ids", np.int64, 1)
     store = SlotStore(
         metric=names.metric,
         mean=_array(path, "mean", np.float32, 1, (dim,)),
         vectors=vectors,
-        codes=_array(path, "codes", np.int8, 2, (count, dim)),
-        scale=_array(path, "scale", np.float32, 1, (count,)),
-        bias=_array(path, "bias", np.float32, 1, (count,)),
+        codes=_array(path, "codes", np.uint8, 2, (count, row_bytes(dim))),
         leaf=_array(path, "leaf", np.int32, 1, (count,)),
         alive=np.ones(count, np.bool_),
         ids=ids,

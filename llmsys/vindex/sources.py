@@ -72,9 +72,8 @@ def listed_ids(source: str, index: Index) -> list[Id]:
 
 
 def _parsed(words: Iterable[str], index: Index) -> Iterator[Id]:
-    like = next(iter(index.state.store.ids), None)
     for word in words:
-        if isinstance(like, str):
+        if index.state.store.id_type is str:
             yield word
             continue
         try:

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmsys.vindex.arrays import F32, I32
-from llmsys.vindex.cluster_tree import ClusterTree, TreeShape, build_tree
+from llmsys.vindex.cluster_tree import ClusterTree, TreeShape, build_tree, divided, with_split
+from llmsys.vindex.codes import encode
+from llmsys.vindex.leaf_growth import LeafGrowth
 from llmsys.vindex.operations import Add, Delete, DropTenant, Grant, Operation, Revoke
+from llmsys.vindex.search_space import SearchSpace
 from llmsys.vindex.slot_store import Id, SlotStore
-from llmsys.vindex.tenant_list import TenantList
+from llmsys.vindex.tenant_list import Run, TenantList
 from llmsys.vindex.tenant_tree import sort_keys
 
 __all__ = ["State", "build_state", "compacted", "retrained"]
@@ -20,19 +23,38 @@ __all__ = ["State", "build_state", "compacted", "retrained"]
 
 @dataclass(slots=True, eq=False)
 class State:
-    """Clustering tree, vectors, and the list of every tenant; `seq` is the number of the last operation."""
+    """Clustering tree, vectors, and the list of every tenant; `seq` is the number of the last operation.
+
+    `splits` counts the leaves that were split since the lists were all sorted.
+    """
 
     shape: TreeShape
     clusters: ClusterTree
     store: SlotStore
     lists: dict[str, TenantList]
     seq: int = 0
+    splits: int = 0
+    _growth: LeafGrowth | None = None
+    _space: SearchSpace | None = None
+
+    def space(self) -> SearchSpace:
+        """What any search reads beside a run; no later change touches it."""
+        if self._space is None:
+            store = self.store
+            nodes = encode(self.clusters.centroids, store.mean, "ip" if store.metric == "ip" else "l2")
+            self._space = SearchSpace(store.metric, store.mean, store.vectors, store.codes, store.order, nodes)
+        return self._space
+
+    def run(self, name: str) -> Run | None:
+        """What a search reads of a tenant; None if it has nothing."""
+        found = self.tenant(name)
+        return None if found is None else found.run(self.clusters, self.store.leaf, self.shape.max_shortlist)
 
     def tenant(self, name: str) -> TenantList | None:
         """The list of a tenant, without deleted vectors; None if it has none."""
         found = self.lists.get(name)
         if found is not None:
-            found.purge(self.store.alive, self.store.dead)
+            found.refresh(self.store.alive, self.store.dead, self.store.leaf, self.splits)
             if not len(found):
                 del self.lists[name]
                 return None
@@ -58,9 +80,10 @@ class State:
                 found[slot].append(name)
         return found
 
-    def view(self, slots: I32) -> TenantList:
-        """A list of any live slots, as a tenant would have it."""
-        return TenantList(slots[np.argsort(sort_keys(self.store.leaf, slots))])
+    def view(self, slots: I32) -> Run:
+        """A run of any live slots, as a tenant would have it."""
+        sorted_slots = slots[np.argsort(sort_keys(self.store.leaf, slots))]
+        return TenantList(sorted_slots).run(self.clusters, self.store.leaf, self.shape.max_shortlist)
 
     def apply(self, operation: Operation) -> None:
         """Make a change that was checked: ids exist where they must, dimensions fit."""
@@ -80,25 +103,49 @@ class State:
     def _add(self, operation: Add) -> None:
         slot_of = self.store.slot_of
         self.store.delete([slot_of[one] for one in operation.ids if one in slot_of])
+        if self._growth is None:
+            leaf = self.store.leaf[self.store.live_slots()]
+            self._growth = LeafGrowth.of(leaf, self.clusters.leaves, self.shape.max_leaf)
         slots = self.store.append(self.clusters, operation.ids, operation.vectors)
         for name, granted in _by_tenant(slots.tolist(), operation.tenants).items():
             self._grant(name, granted)
 
+        self._split_grown(slots, self._growth)
+        self._space = None
+
     def _grant(self, name: str, slots: Sequence[int]) -> None:
         found = self.tenant(name)
         if found is None:
-            found = self.lists[name] = TenantList()
-            found.purged = self.store.dead
-        new = [slot for slot in slots if not found.holds(slot, self.store.leaf)]
-        found.add(np.array(new, np.int32), self.store.leaf)
+            found = self.lists[name] = TenantList(purged=self.store.dead, splits=self.splits)
+        found.add([slot for slot in slots if not found.holds(slot, self.store.leaf)], self.store.leaf)
 
     def _revoke(self, operation: Revoke) -> None:
         found = self.tenant(operation.tenant)
+        if found is None:
+            return
         for one in operation.ids:
-            slot = self.store.slot_of[one]
-            if found is not None and found.holds(slot, self.store.leaf):
-                found.remove(slot, self.store.leaf)
-        self.tenant(operation.tenant)
+            found.remove(self.store.slot_of[one], self.store.leaf)
+        if not len(found):
+            del self.lists[operation.tenant]
+
+    def _split_grown(self, slots: I32, growth: LeafGrowth) -> None:
+        """Split the leaves that new slots have made too large."""
+        store, most = self.store, self.shape.max_leaf
+        growth.add(store.leaf[slots])
+        for leaf in growth.overfull(store.leaf[slots]):
+            rows = np.flatnonzero(store.alive[: store.used] & (store.leaf[: store.used] == leaf))
+            if not growth.counted(leaf, len(rows)):
+                continue
+            parts = divided(store.vectors, rows, max(2, -(-len(rows) // most)), seed=leaf)
+            if not parts:
+                growth.refuse(leaf)
+                continue
+            self.clusters = with_split(self.clusters, leaf, np.stack([centre for centre, _ in parts]))
+            store.leaf[: store.used][store.leaf[: store.used] > leaf] += len(parts) - 1
+            for number, (_, part) in enumerate(parts):
+                store.leaf[part] = leaf + number
+            growth.split(leaf, [len(part) for _, part in parts], most)
+            self.splits += 1
 
 
 def build_state(
@@ -128,7 +175,7 @@ def compacted(state: State) -> State:
     order = live[np.argsort(sort_keys(state.store.leaf, live))]
     place = np.full(state.store.used, -1, np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
-    ids = [state.store.ids[slot] for slot in order.tolist()]
+    ids = state.store.names(order)
     store = SlotStore.of(state.store.vectors[order], state.store.leaf[order], ids, state.store.metric)
     lists = {name: TenantList(np.sort(place[state.lists[name].members()])) for name in state.tenants()}
     return State(state.shape, state.clusters, store, lists, state.seq)
@@ -137,7 +184,7 @@ def compacted(state: State) -> State:
 def retrained(state: State, seed: int) -> State:
     """The same content under a clustering tree built from the vectors of today."""
     live, access = state.store.live_slots(), state.access()
-    ids = [state.store.ids[slot] for slot in live.tolist()]
+    ids = state.store.names(live)
     granted = [access[slot] for slot in live.tolist()]
     vectors, metric = state.store.vectors[live], state.store.metric
     fresh = build_state(vectors, ids, granted, metric=metric, shape=state.shape, seed=seed)

@@ -16,7 +16,7 @@ import numpy as np
 from llmsys.errors import UsageFault
 from llmsys.vindex.arrays import F32, F64, I32
 from llmsys.vindex.index_files import PlanRecord
-from llmsys.vindex.scan import Effort, best_first, exact
+from llmsys.vindex.scan import Effort, Task, answer
 from llmsys.vindex.search import MAX_K
 from llmsys.vindex.state import State
 
@@ -93,11 +93,10 @@ def _plan(state: State, from_size: int, questions: Questions, recall: float, k: 
 def _answers(state: State, name: str, asked: I32, k: int, effort: Effort | None) -> I32:
     """The k nearest slots [m, k] of the vectors asked for, each without itself."""
     queries: F32 = np.ascontiguousarray(state.store.vectors[asked])
-    tenant = state.lists[name]
-    if effort is None:
-        found = exact(state, tenant, queries, k + 1, batch=1000).slots
-    else:
-        found = best_first(state, tenant, queries, k + 1, effort, batch=1000).slots
+    run = state.run(name)
+    assert run is not None, "a tenant that is asked for sees vectors"
+    task = Task(queries, [run], [effort], np.zeros(len(queries), np.int64))
+    found = answer(state.space(), task, k + 1, compiling=True).slots
     kept = [[slot for slot in row if slot != own][:k] for row, own in zip(found.tolist(), asked.tolist(), strict=True)]
     return np.array(kept, np.int32)
 

@@ -17,7 +17,7 @@ import numpy as np
 from llmsys.errors import UsageFault
 from llmsys.vindex.arrays import I32
 
-__all__ = ["And", "AtLeast", "Expression", "Label", "Not", "Or", "evaluate", "parse"]
+__all__ = ["And", "AtLeast", "Expression", "Label", "Not", "Or", "evaluate", "labels", "parse"]
 
 TOKEN = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|([(),;])|([^\s(),;"]+))')
 MAX_TOKENS = 1000
@@ -70,6 +70,19 @@ def parse(text: str) -> Expression:
     if parser.at < len(parser.tokens):
         parser.refuse("AND, OR or the end")
     return found
+
+
+def labels(expression: Expression) -> set[str]:
+    """The labels that an expression asks about."""
+    match expression:
+        case Label(name):
+            return {name}
+        case AtLeast(_, names):
+            return set(names)
+        case Not(part):
+            return labels(part)
+        case And(parts) | Or(parts):
+            return set().union(*map(labels, parts))
 
 
 def evaluate(expression: Expression, members: Callable[[str], I32], everything: I32) -> I32:

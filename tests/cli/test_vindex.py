@@ -87,6 +87,27 @@ def test_a_predicate_and_an_effort_stay_within_the_tenant(indexed, labels):
             assert {"kind:method", "kind:class"} & set(labels[one])
 
 
+def test_answers_as_arrays_are_the_records_and_a_distance_bounds_them(indexed):
+    search = ("vindex", "search", "idx", "--queries", QUERIES, "--tenant", "kind:class", "--exact", "-k", "100")
+    hits = records(indexed.run(*search, "--explain", "--threads", "2").stdout)
+    ran = indexed.run(*search, "--out", "found")
+    near = records(indexed.run(*search, "--max-distance", "0.4").stdout)
+    gpu = indexed.run(*search[:-2], "--device", "cuda:7")
+
+    assert (ran.returncode, ran.stdout) == (0, "")
+    ids, distances = (np.load(indexed.directory / "found" / f"{name}.npy") for name in ("ids", "distances"))
+    assert (ids.dtype, ids.shape) == (np.int64, (len(hits), 100))
+    for row, hit in enumerate(hits):
+        count = len(hit["ids"])
+        assert (hit["scanned"], hit["visible"], hit["path"]) == (count, count, "exact")
+        assert ids[row].tolist() == hit["ids"] + [-1] * (100 - count)
+        assert distances[row, :count].tolist() == pytest.approx(hit["distances"])
+        within = [one for one, far in zip(hit["ids"], hit["distances"], strict=True) if far >= 0.4]
+        assert near[row]["ids"] == within
+    assert gpu.returncode == 69
+    assert "cuda:7" in gpu.stderr
+
+
 def test_a_search_without_a_plan_says_so_and_a_tuned_one_does_not(indexed):
     before = indexed.run("vindex", "search", "idx", "--queries", QUERIES, "--tenant", "vis:public")
     tuned = indexed.run("vindex", "tune", "idx", "--sample", "300", "--recall", "0.9", "--json")
@@ -238,6 +259,25 @@ def test_a_second_writer_is_told_who_writes(indexed):
     assert json.loads(reader.stdout)["vectors"] == 1
 
 
+def test_bench_prints_its_peers_side_by_side_and_names_the_missing(indexed):
+    made = indexed.run(
+        *("vindex", "make-workload", "work", "--vectors", DOCS, "--n", "300", "--tenants", "6", "--sharing", "2"),
+        *("--queries", "40"),
+    )
+    run = indexed.run(
+        *("vindex", "bench", "--workload", "work", "--peer", "faiss flat per tenant", "--json", "--plot", "p.svg"),
+    )
+
+    assert (made.returncode, run.returncode) == (0, 0), made.stderr + run.stderr
+    found = json.loads(run.stdout)
+    assert {row["system"] for row in found["rows"]} == {"vindex", "vindex, a call each", "faiss flat per tenant"}
+    assert {row["visible"] for row in found["rows"]} >= {"own tenants", "1 of 300", "300 of 300"}
+    assert all(row["recall"] == 1 for row in found["rows"] if row["setting"] == "exact")
+    assert {target["reached"] for target in found["targets"]} == {True, False}
+    assert "pgvector" in found["missing"]
+    assert b"<svg" in (indexed.directory / "p.svg").read_bytes()
+
+
 def test_a_closed_pipe_ends_a_search_quietly(indexed):
     run = indexed.pipeline("llmsys vindex export idx | head -1")
 
@@ -263,6 +303,10 @@ def test_a_closed_pipe_ends_a_search_quietly(indexed):
         (("delete", "idx", "4711"), 65, "not in the index"),
         (("export", "idx", "--to", "npy"), 2, "directory"),
         (("tune", "idx", "--recall", "1"), 2, "recall < 1"),
+        (("bench",), 2, "--workload, or --vectors with --access"),
+        (("bench", "--workload", "x", "--vectors", DOCS), 2, "--workload, or --vectors with --access"),
+        (("bench", "--vectors", DOCS, "--access", ACCESS, "--held-out", "9", "--peer", "annoy"), 2, "no peer 'annoy'"),
+        (("make-workload", "w", "--vectors", DOCS, "--n", "4000"), 2, "expected 5500"),
         (("snapshot", "idx", "idx"), 1, "already"),
     ],
 )

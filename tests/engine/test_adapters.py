@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from llmsys.engine.adapter_files import read_adapter
 from llmsys.engine.adapter_pool import AdapterPool
 from llmsys.engine.errors import AdapterBusy, AdapterError
+from llmsys.engine.lora import AdapterWeights
 from llmsys.engine.model import ModelConfig
 
 CONFIG = ModelConfig("llama", 16, 2, 2, 1, 8, 24, 64, 1e-5, 1e4, 128)
@@ -202,7 +203,7 @@ def test_a_referenced_adapter_keeps_its_slot_and_the_idle_one_goes(tmp_path):
     pool.acquire("c")
 
     assert pool.resident() == ("a", "c")
-    with pytest.raises(AdapterBusy, match="all 2 adapter slots"):
+    with pytest.raises(AdapterBusy, match="2 of 2 adapter slots"):
         pool.acquire("b")
     pool.release(held)
     pool.acquire("b")
@@ -218,6 +219,49 @@ def test_an_idle_adapter_of_another_rank_makes_room_too(tmp_path):
     pool.acquire("large")
 
     assert pool.resident() == ("large",)
+
+
+def test_adapters_share_one_budget_of_memory_and_the_idle_ones_make_room(tmp_path):
+    one = AdapterWeights(CONFIG, rank=4, dtype=torch.float32).bytes
+    pool = AdapterPool(CONFIG, slots=9, rank_max=64, dtype=torch.float32, memory_bytes=3 * one)
+    for name, rank in (("a", 4), ("b", 3), ("c", 8), ("d", 16)):
+        pool.register(name, write_adapter(tmp_path / name, rank=rank))
+    held = pool.acquire("a")
+    pool.release(pool.acquire("b"))
+
+    pool.release(pool.acquire("c"))
+
+    assert pool.resident() == ("a", "c")
+    assert pool.resident_bytes() == 3 * one
+    with pytest.raises(AdapterError, match=f"takes {4 * one} bytes; expected at most {3 * one}"):
+        pool.acquire("d")
+    pool.acquire("c")
+    with pytest.raises(AdapterBusy, match="2 of 9 adapter slots"):
+        pool.acquire("b")
+    pool.release(held)
+    pool.acquire("b")
+    assert pool.resident() == ("b", "c")
+
+
+def test_an_adapter_that_changes_on_disk_is_not_taken_for_the_old_one(tmp_path):
+    pool = pool_of(tmp_path, ["a", "b"], slots=1)
+    pool.release(pool.acquire("a"))
+    pool.release(pool.acquire("b"))
+    write_adapter(tmp_path / "a", rank=4, seed=77)
+
+    with pytest.raises(AdapterError, match="changed after it was registered; register it again"):
+        pool.acquire("a")
+    pool.register("a", tmp_path / "a")
+    pool.acquire("a")
+    assert pool.resident() == ("a",)
+
+
+def test_a_digest_and_a_rank_are_told_before_anything_is_resident(tmp_path):
+    pool = pool_of(tmp_path, ["a"])
+
+    assert pool.rank("a") == 4
+    assert len(pool.digest("a")) == 24
+    assert pool.resident() == ()
 
 
 def test_a_name_registered_again_is_another_generation(tmp_path):

@@ -149,8 +149,8 @@ def header(fields, count=1):
     ("content", "message"),
     [
         (header(text(b"x") + struct.pack("<IIQ", 9, 0, 1 << 40)), f"array of {1 << 40} elements at offset 37"),
-        (header(text(b"x") + struct.pack("<IIQ", 9, 0, ARRAY_MAX)), "1 bytes wanted at offset 49, the file has 49"),
-        (header(text(b"x") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 3000), "recursion"),
+        (header(text(b"x") + struct.pack("<IIQ", 9, 0, ARRAY_MAX)), "bytes wanted at offset 49, the file has 49"),
+        (header(text(b"x") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 3000), "array of ARRAY at offset 49"),
         (header(struct.pack("<Q", 1 << 62)), "bytes wanted at offset 32, the file has 32"),
         (header(b"", count=1 << 60), "8 bytes wanted at offset 24, the file has 24"),
         (header(text(b"general.architecture") + struct.pack("<I", 8) + text(b"\xff\xfe")), "expected UTF-8"),

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from llmsys.engine.adapter_pool import AdapterPool
+from llmsys.engine.loader import load_model
 from llmsys.engine.runner import Runner
 from llmsys.engine.sequence import Chunk, Plan, Request, Sequence
 
@@ -23,6 +24,12 @@ NEW_TOKENS = 64
 def runner_for(model, *, slots=0):
     pool = AdapterPool(model.config, slots=slots, rank_max=64, dtype=model.decoder.dtype)
     return Runner(model.decoder, pool, rows=48, max_len=512), pool
+
+
+def first_plan(ids):
+    return Plan(
+        (Chunk(Sequence(0, Request(prompt=ids), list(ids), prompt_tokens=len(ids)), 0, len(ids), samples=True),)
+    )
 
 
 @torch.inference_mode()
@@ -116,6 +123,19 @@ def test_a_mixed_batch_of_adapters_equals_peft_one_by_one(smollm2, prompts, answ
         assert float(forced_gaps(model, prompt, answer).max()) < TIE, name
     assert answers[len(names)][: len(mixed[-1])] == mixed[-1]
     assert mixed[: len(names)] != [answer[:24] for answer in answers[: len(names)]]
+
+
+def test_four_bit_codes_stay_near_the_weights_that_they_mean(smollm2, reference, prompts, greedy):
+    few = load_model("smollm2", device=torch.device("cpu"), dtype=torch.bfloat16, four_bit=True)
+    without = load_model("smollm2", device=torch.device("cpu"), dtype=torch.bfloat16)
+    chosen, ends = prompts[:3], smollm2.tokenizer.eos_ids
+
+    found = greedy(runner_for(few)[0], chosen, new_tokens=32, eos_ids=ends)
+
+    gaps = [float(forced_gaps(reference, prompt, answer).max()) for prompt, answer in zip(chosen, found, strict=True)]
+    assert max(gaps) < 0.15
+    ids, plain = (runner_for(model)[0].execute(first_plan(prompts[0][:4])) for model in (few, without))
+    assert not torch.equal(ids, plain)
 
 
 def test_logprobs_are_those_of_the_reference_forward(smollm2, reference, prompts, answers):

@@ -7,7 +7,6 @@ import pytest
 
 from llmsys.errors import BadInput
 from llmsys.vindex import Index, NotFound, TreeShape
-from llmsys.vindex.bench import Workload, compare
 from llmsys.vindex.check import check_index, faults
 from llmsys.vindex.cluster_tree import assign, build_tree
 from llmsys.vindex.figures import figures
@@ -55,7 +54,7 @@ def test_a_tenant_of_any_size_passes_every_check(tmp_path, generator, count):
         (lambda state: setattr(state.lists["t0"], "slots", state.lists["t0"].slots[::-1]), "out of order"),
         (lambda state: setattr(state.store, "dead", 3), "dead slots"),
         (lambda state: state.clusters.leaf_end.__setitem__(1, 99), "depth first"),
-        (lambda state: state.store.ids.__setitem__(0, state.store.ids[1]), "one id"),
+        (lambda state: setattr(state.store, "ids", 0 * state.store.ids), "one id"),
     ],
 )
 def test_a_spoiled_state_is_found(tmp_path, generator, spoil, named):
@@ -169,18 +168,6 @@ def test_a_removal_from_tail_and_list_leaves_the_rest():
     found.remove(5, leaf)
     found.remove(2, leaf)
     assert found.members().tolist() == [1, 3, 0]
-
-
-def test_every_contender_of_the_bench_is_judged_by_the_same_truth(generator):
-    vectors = generator.normal(size=(600, 8)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    work = Workload(vectors[:560], random_access(generator, 560), vectors[560:], ["t0", "t1"] * 20)
-
-    rows = {(row.system, row.setting): row for row in compare(work, k=5, seed=0)}
-
-    assert {row.recall for row in rows.values() if row.setting in ("exact", "", "nprobe 8", "ef 1024")} == {1.0}
-    assert rows["vindex, one call", "effort 1"].recall == rows["vindex, a call each", "effort 1"].recall
-    assert all(row.us_per_query > 0 for row in rows.values())
 
 
 def test_a_shape_is_kept_through_compaction(tmp_path, generator):

@@ -40,7 +40,7 @@ def test_grants_and_revokes_one_by_one_keep_both_structures_equal(clusters, seed
             found.remove(slot, leaf)
             paper.revoke(slot, tenant)
         else:
-            found.add(np.array([slot], np.int32), leaf)
+            found.add([slot], leaf)
             paper.grant(slot, leaf[slot], tenant)
         if step % 20 == 0:
             assert runs(found, tree, leaf) == paper.shortlists(tenant)
@@ -54,7 +54,7 @@ def test_a_bulk_grant_gives_the_tree_of_single_grants(clusters):
     paper = Curator(tree, SHAPE.max_shortlist)
     slots = np.random.default_rng(3).permutation(400)[:250].astype(np.int32)
     found = TenantList()
-    found.add(slots, leaf)
+    found.add(slots.tolist(), leaf)
     for slot in slots.tolist():
         paper.grant(slot, leaf[slot], "t")
 

@@ -4,31 +4,49 @@ import numpy as np
 import pytest
 
 from llmsys.vindex import Index
-from llmsys.vindex.scan import Effort, best_first, best_first_twin, exact, exact_twin
+from llmsys.vindex.codes import code_scores, encode, encode_queries, row_bytes
+from llmsys.vindex.scan import Effort, Task, answer, answer_twin
 from tests.vindex.conftest import SMALL
-
-COMPILE = 10**6
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 @pytest.mark.parametrize(("count", "dim"), [(1, 1), (63, 5), (65, 64), (700, 33)])
 def test_the_compiled_searches_give_what_numpy_gives(tmp_path, generator, metric, count, dim):
     vectors = generator.normal(size=(count, dim))
-    with Index.build(tmp_path / "idx", vectors, access=[["a"]] * count, metric=metric, shape=SMALL) as index:
-        index.add(generator.normal(size=(10, dim)), range(count, count + 10), [["a"]] * 10)
+    access = [["a", "b"] if row % 3 else ["a"] for row in range(count)]
+    with Index.build(tmp_path / "idx", vectors, access=access, metric=metric, shape=SMALL) as index:
+        index.add(generator.normal(size=(10, dim)), range(count, count + 10), [["a", "b"]] * 10)
         index.delete(range(0, count, 5))
-        state, tenant = index.state, index.state.tenant("a")
+        state = index.state
         queries = state.store.vectors[: min(count, 20)].copy() + np.float32(0.01)
+        runs = [state.run("a"), state.run("b")]
+        whose = np.arange(len(queries)) % 2
 
-        for effort in (Effort(5, 2), Effort(20, 6), Effort(2000, 1000)):
-            fast = best_first(state, tenant, queries, 5, effort, batch=COMPILE)
-            slow = best_first_twin(state, tenant, queries, 5, effort)
-            assert fast.slots.tolist() == slow.slots.tolist()
-            assert fast.scanned.tolist() == slow.scanned.tolist()
+        for efforts in (
+            [Effort(5, 2), Effort(7, 3)], [Effort(20, 6), None], [None, Effort(2000, 1000)], [None, None]
+        ):  # fmt: skip
+            task = Task(queries, runs, efforts, whose)
+            fast = answer(state.space(), task, 5, compiling=True)
+            several = answer(state.space(), task, 5, threads=3, compiling=True)
+            slow = answer_twin(state.space(), task, 5)
+            assert fast.slots.tolist() == slow.slots.tolist() == several.slots.tolist()
+            assert fast.scanned.tolist() == slow.scanned.tolist() == several.scanned.tolist()
             np.testing.assert_allclose(fast.scores, slow.scores, rtol=1e-9, atol=1e-12)
-        fast, slow = exact(state, tenant, queries, 7, batch=COMPILE), exact_twin(state, tenant, queries, 7)
-        assert fast.slots.tolist() == slow.slots.tolist()
-        np.testing.assert_allclose(fast.scores, slow.scores, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dim", [1, 55, 56, 57, 384, 4096])
+def test_coded_scores_are_near_the_true_ones_at_every_width(generator, dim):
+    """A code's error per dimension is half a step of 1/127 of the largest number, on both sides."""
+    vectors = generator.normal(size=(50, dim)).astype(np.float32)
+    queries = generator.normal(size=(3, dim)).astype(np.float32)
+    mean = vectors.mean(axis=0)
+    rows, coded = encode(vectors, mean, "l2"), encode_queries(queries, mean)
+
+    assert rows.shape == (50, row_bytes(dim))
+    for number, query in enumerate(queries):
+        right = ((vectors - query) ** 2).sum(axis=1) - ((query - mean) ** 2).sum()
+        steps = np.abs(vectors - mean).max(axis=1) * np.abs(query - mean).max()
+        assert (np.abs(code_scores(rows, coded, number) - right) <= 2 * dim * steps * 1.01 / 127 + 1e-3).all()
 
 
 def test_more_effort_looks_at_more_and_finds_no_less(tmp_path, generator):

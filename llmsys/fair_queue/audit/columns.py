@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsys.artifacts import Event, decode_record, read_lines
-from llmsys.errors import BadInput
+from llmsys.errors import BadInput, UsageFault
 
 __all__ = ["ADMIT", "ARRIVE", "LEAVE", "PREEMPT", "TOKEN", "Columns", "columns_of", "read_log"]
 
@@ -27,8 +27,9 @@ IGNORED = ("meta", "reject")
 class Columns:
     """One row per event that moves a request: time, kind, tenant, request, output tokens.
 
-    Per request: name, tenant, prompt tokens, output tokens of the whole log, whether it finished, and times of arrival,
-    first admission, first token and end (NaN where it did not come to that). `kind` LEAVE is a finish or a cancel.
+    Per request: name, tenant, prompt tokens, of which cached, output tokens of the whole log, the most it might have
+    made (`limit`), whether it finished, and times of arrival, first admission, first token and end (NaN where it did
+    not come to that). `kind` LEAVE is a finish or a cancel.
     `warnings` are for people; `partial` says that tenants were left out.
     """
 
@@ -41,7 +42,9 @@ class Columns:
     tokens: NDArray[np.int32]
     request_tenant: NDArray[np.int32]
     prompt: NDArray[np.float64]
+    cached: NDArray[np.float64]
     output: NDArray[np.float64]
+    limit: NDArray[np.float64]
     stamps: NDArray[np.float64]
     requests: list[str]
     finished: NDArray[np.bool_]
@@ -68,7 +71,9 @@ class Columns:
             tokens=self.tokens[rows],
             request_tenant=places[self.request_tenant[kept]],
             prompt=self.prompt[kept],
+            cached=self.cached[kept],
             output=self.output[kept],
+            limit=self.limit[kept],
             stamps=self.stamps[kept],
             requests=[self.requests[index] for index in kept],
             finished=self.finished[kept],
@@ -87,7 +92,9 @@ class _Reading:
     state: list[int] = field(default_factory=list)
     owner: list[int] = field(default_factory=list)
     prompt: list[int] = field(default_factory=list)
+    cached: list[int] = field(default_factory=list)
     output: list[int] = field(default_factory=list)
+    limit: list[int] = field(default_factory=list)
     stamps: list[list[float]] = field(default_factory=list)
     finished: list[bool] = field(default_factory=list)
     time: "array[float]" = field(default_factory=lambda: array("d"))
@@ -98,8 +105,11 @@ class _Reading:
     rejected: int = 0
 
 
-def read_log(source: str | Path) -> Columns:
-    """The columns of a log file, `-` for stdin. Raises BadInput at FILE:LINE; a cut last line becomes a warning."""
+def read_log(source: str | Path, replica: int | None = None) -> Columns:
+    """The columns of a log file, `-` for stdin, of one of its replicas if there are several.
+
+    Raises BadInput at FILE:LINE, UsageFault for several replicas and no choice; a cut last line becomes a warning.
+    """
     decoder = msgspec.json.Decoder(Event)
     name = "<stdin>" if source == "-" else str(source)
     warnings: list[str] = []
@@ -119,15 +129,15 @@ def read_log(source: str | Path) -> Columns:
         if fault is not None:
             warnings.append(f"last record left out, it is cut off: {fault}")
 
-    return _columns(events(), warnings)
+    return _columns(events(), warnings, replica)
 
 
-def columns_of(events: Iterable[Event]) -> Columns:
-    """The columns of events in memory. Raises BadInput at event N, counted from 1."""
-    return _columns(((f"event {number}", event) for number, event in enumerate(events, 1)), [])
+def columns_of(events: Iterable[Event], replica: int | None = None) -> Columns:
+    """The columns of events in memory. Raises as `read_log`, BadInput at event N, counted from 1."""
+    return _columns(((f"event {number}", event) for number, event in enumerate(events, 1)), [], replica)
 
 
-def _columns(events: Iterator[tuple[str, Event]], warnings: list[str]) -> Columns:
+def _columns(events: Iterator[tuple[str, Event]], warnings: list[str], replica: int | None) -> Columns:
     where, meta = next(events, ("the log", None))
     if meta is None or meta.event != "meta":
         found = "no record" if meta is None else f"a first record {meta.event!r}"
@@ -137,7 +147,12 @@ def _columns(events: Iterator[tuple[str, Event]], warnings: list[str]) -> Column
         if event.t_s < last_s:
             raise BadInput(where, f"t_s {event.t_s} after t_s {last_s}", "events in order of time")
         last_s = event.t_s
-        _take(reading, event, where)
+        if replica is None and event.replica:
+            raise UsageFault(
+                f"{where}: the log holds several replicas, each with its queue; judge one with --replica N"
+            )
+        if replica is None or event.replica == replica:
+            _take(reading, event, where)
     return _packed(reading, meta, warnings)
 
 
@@ -169,7 +184,9 @@ def _arrive(reading: _Reading, event: Event, where: str) -> None:
     reading.state.append(_WAITING)
     reading.owner.append(tenant)
     reading.prompt.append(event.prompt_tokens)
+    reading.cached.append(0)
     reading.output.append(0)
+    reading.limit.append(event.n)
     reading.stamps.append([event.t_s, math.nan, math.nan, math.nan])
     reading.finished.append(False)
     _append(reading, event.t_s, ARRIVE, len(reading.state) - 1, 0)
@@ -187,9 +204,10 @@ def _move(reading: _Reading, event: Event, where: str, kind: int, allowed: tuple
     left_queue = kind == LEAVE and reading.state[request] == _WAITING
     reading.state[request] = state
     stamps = reading.stamps[request]
-    if kind == ADMIT and event.prompt_tokens:
+    if kind in (ADMIT, LEAVE) and event.prompt_tokens:  # a gateway knows the true count at the end
         reading.prompt[request] = event.prompt_tokens
     if kind == ADMIT and math.isnan(stamps[1]):
+        reading.cached[request] = event.cached_tokens
         stamps[1] = event.t_s
     if kind == TOKEN:
         reading.output[request] += event.n
@@ -226,7 +244,9 @@ def _packed(reading: _Reading, meta: Event, warnings: list[str]) -> Columns:
         tokens=np.array(reading.tokens, np.int32),
         request_tenant=np.array(reading.owner, np.int32),
         prompt=np.array(reading.prompt, np.float64),
+        cached=np.array(reading.cached, np.float64),
         output=np.array(reading.output, np.float64),
+        limit=np.array(reading.limit, np.float64),
         stamps=np.array(reading.stamps, np.float64).reshape(-1, 4),
         requests=list(reading.requests),
         finished=np.array(reading.finished, np.bool_),

@@ -16,10 +16,11 @@ from llmsys.artifacts import Event
 from llmsys.errors import UsageFault
 from llmsys.fair_queue.audit import scan as passing
 from llmsys.fair_queue.audit.columns import Columns, columns_of, read_log
+from llmsys.fair_queue.audit.idle import IDLE, IDLE_S, Room, Watch, new_watch
 from llmsys.fair_queue.audit.pair import Interval, worst_fall, worst_gap
 from llmsys.fair_queue.audit.scan import Costs, Floats, Rows, Scan, group_ids, new_scan, scan
 from llmsys.fair_queue.audit.tenants import TenantReport, jain_index, tenant_reports
-from llmsys.fair_queue.audit.variants import allowance, is_plain_vtc
+from llmsys.fair_queue.audit.variants import allowance, cached_price, is_plain_vtc
 
 __all__ = ["PAIRS_AMONG", "Check", "Report", "check", "check_file"]
 
@@ -49,7 +50,8 @@ class Report:
     """What `audit` prints. Costs are in cost units per weight; U and U_star are None where the log names no memory.
 
     U = max(w_p L, w_q M) is the paper's; U_star = w_q M + max(0, w_p - w_q) L holds for every pair of prices. Both need
-    admission that reserves the sum of final lengths. U_log is what the log itself proves.
+    admission that reserves the sum of final lengths. U_log is what the log itself proves. idle_s are the seconds in
+    which every waiting request would have fitted and none was admitted although an admission was due.
     """
 
     holds: bool
@@ -76,17 +78,32 @@ class Report:
     warnings: list[str]
 
 
-def check(events: Iterable[Event], *, wp: float | None = None, wq: float | None = None, bound: str = "log") -> Report:
+def check(
+    events: Iterable[Event],
+    *,
+    wp: float | None = None,
+    wq: float | None = None,
+    bound: str = "log",
+    replica: int | None = None,
+) -> Report:
     """Audit events in memory; prices default to the log's own. Raises as `check_file` does."""
-    return _judge(columns_of(events), wp, wq, bound)
+    return _judge(columns_of(events, replica), wp, wq, bound)
 
 
-def check_file(source: str | Path, *, wp: float | None = None, wq: float | None = None, bound: str = "log") -> Report:
-    """Audit a log file, `-` for stdin. bound: `log` uses U_log, `paper` U_star.
+def check_file(
+    source: str | Path,
+    *,
+    wp: float | None = None,
+    wq: float | None = None,
+    bound: str = "log",
+    replica: int | None = None,
+) -> Report:
+    """Audit a log file, `-` for stdin, or the queue of one replica in it. bound: `log` uses U_log, `paper` U_star.
 
-    Raises BadInput at FILE:LINE for records that make no sense, UsageFault for `paper` where the log names no memory.
+    Raises BadInput at FILE:LINE for records that make no sense, UsageFault for `paper` where the log names no memory
+    and for several replicas without a choice.
     """
-    return _judge(read_log(source), wp, wq, bound)
+    return _judge(read_log(source, replica), wp, wq, bound)
 
 
 def _judge(columns: Columns, wp: float | None, wq: float | None, bound: str) -> Report:
@@ -94,15 +111,15 @@ def _judge(columns: Columns, wp: float | None, wq: float | None, bound: str) -> 
     wp, wq = meta.prompt_weight if wp is None else wp, meta.output_weight if wq is None else wq
     columns = _largest_tenants(columns, wp, wq)
     weight = np.array([meta.weights.get(name, 1.0) for name in columns.tenants])
-    costs = Costs(charge=wp * columns.prompt / weight[columns.request_tenant], unit=wq / weight, weight=weight)
-    done = _scanned(columns, costs, 0.0)
+    costs = Costs(charge=_prompt_cost(columns, wp) / weight[columns.request_tenant], unit=wq / weight, weight=weight)
+    done, watch = _scanned(columns, costs, 0.0)
     tolerance = 2.0 * float(np.max((meta.log_every - 1) * done.most_running * costs.unit, initial=0.0))
     if tolerance:
-        done = _scanned(columns, costs, tolerance)
+        done, watch = _scanned(columns, costs, tolerance)
     paper, star = _paper_constants(columns, wp, wq, weight)
     if bound == "paper" and star is None:
         raise UsageFault("--bound paper needs the memory in tokens, which the log's meta does not say; use --bound log")
-    extra = allowance(columns, costs.unit)
+    extra = allowance(columns, costs.unit, wp / weight)
     constant = float(done.tally[passing.U_LOG]) if bound == "log" or star is None else star
     checks = _checks(columns, done, constant + extra, costs, tolerance)
     at = int(done.tally[passing.U_LOG_AT])
@@ -120,25 +137,32 @@ def _judge(columns: Columns, wp: float | None, wq: float | None, bound: str) -> 
         worst_gap=checks[0].worst,
         worst_pair=checks[0].tenants,
         worst_interval=checks[0].interval,
-        idle_violations=int(done.tally[passing.IDLE]),
-        idle_s=float(done.tally[passing.IDLE_S]),
+        idle_violations=int(watch.tally[IDLE]),
+        idle_s=float(watch.tally[IDLE_S]),
         jain=jain_index(done.backlog_service[done.backlog_s > 0]),
         rejected=columns.rejected,
         policy=meta.policy,
         reserve=meta.reserve,
         clock=meta.clock,
-        tenants=tenant_reports(columns, done, wp, wq),
+        tenants=tenant_reports(columns, done, _prompt_cost(columns, wp), wq),
         warnings=columns.warnings,
     )
 
 
-def _scanned(columns: Columns, costs: Costs, tolerance: float) -> Scan:
+def _prompt_cost(columns: Columns, wp: float) -> Floats:
+    """Cost units of every prompt, its cached tokens at the price that the log's policy names."""
+    return wp * (columns.prompt - (1.0 - cached_price(columns.meta.policy)) * columns.cached)
+
+
+def _scanned(columns: Columns, costs: Costs, tolerance: float) -> tuple[Scan, Watch]:
     c = columns
     done = new_scan(len(costs.unit), c.output)
     rows = Rows(c.time, c.kind, c.tenant, c.request, c.tokens, group_ids(c.time, c.kind))
+    room = Room(c.prompt + c.limit, c.meta.memory, c.meta.max_batch, c.meta.admit_every)
     total = float(costs.charge.sum() + (c.output * costs.unit[c.request_tenant]).sum())
-    scan(done, rows, costs, tolerance + ROUNDING * total)
-    return done
+    watch = new_watch(len(c.requests))
+    scan(done, rows, costs, watch, room, tolerance + ROUNDING * total)
+    return done, watch
 
 
 def _paper_constants(columns: Columns, wp: float, wq: float, weight: Floats) -> tuple[float, float] | tuple[None, None]:

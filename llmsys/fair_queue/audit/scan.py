@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsys.fair_queue.audit.columns import ADMIT, ARRIVE, LEAVE, PREEMPT, TOKEN
+from llmsys.fair_queue.audit.idle import Room, Watch, observe, pass_time
 from llmsys.fair_queue.compiled import compiled
 
 __all__ = ["Costs", "Rows", "Scan", "group_ids", "new_scan", "scan"]
@@ -19,7 +20,7 @@ __all__ = ["Costs", "Rows", "Scan", "group_ids", "new_scan", "scan"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 # places in Scan.tally
-U_LOG, U_LOG_AT, COUNTER_GAP, MISORDERED, MISORDER, IDLE, IDLE_S, TOTAL, LAST_LEFT, QUEUE, BATCH = range(11)
+U_LOG, U_LOG_AT, COUNTER_GAP, MISORDERED, MISORDER, TOTAL, LAST_LEFT, QUEUE, BATCH = range(9)
 
 
 class Rows(NamedTuple):
@@ -52,8 +53,7 @@ class Scan(NamedTuple):
     admitted, dispatch_s the longest such wait; joined is the request it joined with, since and service_then its time
     and service, others_then that of the others. rest and charged are per request.
     tally: U_LOG the constant that the log itself proves and U_LOG_AT the event that set it; COUNTER_GAP of tenants in
-    the queue; MISORDERED admissions that passed over a smaller counter, MISORDER the widest; IDLE stretches and IDLE_S
-    seconds with work waiting and none running.
+    the queue; MISORDERED admissions that passed over a smaller counter, MISORDER the widest.
     """
 
     joint: Floats
@@ -82,7 +82,7 @@ class Scan(NamedTuple):
 def new_scan(tenants: int, output: Floats) -> Scan:
     """The state before the first event; `output` holds each request's tokens in the whole log."""
     n = tenants
-    tally = np.zeros(11)
+    tally = np.zeros(9)
     tally[U_LOG_AT] = tally[LAST_LEFT] = -1
     return Scan(
         joint=np.zeros((n, n)),
@@ -249,15 +249,15 @@ def _take(s: Scan, rows: Rows, k: int, costs: Costs, tolerance: float) -> float:
 
 
 @compiled
-def scan(s: Scan, rows: Rows, costs: Costs, tolerance: float) -> None:
-    """Run over the events, filling `s`; an admission may miss the least counter by `tolerance` cost units."""
+def scan(s: Scan, rows: Rows, costs: Costs, watch: Watch, room: Room, tolerance: float) -> None:
+    """Run over the events, filling `s` and `watch`; an admission may miss the least counter by `tolerance`."""
     changed = np.zeros(len(costs.unit), np.bool_)
     last = len(rows.time) - 1
     for k in range(last + 1):
         now = rows.time[k]
-        if k > 0 and s.tally[BATCH] == 0 and s.tally[QUEUE] > 0 and now > rows.time[k - 1]:
-            s.tally[IDLE] += 1
-            s.tally[IDLE_S] += now - rows.time[k - 1]
+        if k > 0 and now > rows.time[k - 1]:
+            pass_time(watch, room, now - rows.time[k - 1])
+        observe(watch, room, rows.kind[k], rows.request[k], rows.tokens[k] < 0)
         cost = _take(s, rows, k, costs, tolerance)
         if cost > 0.0:
             _serve(s, rows.tenant[k], cost, costs)

@@ -40,21 +40,21 @@ def jain_index(shares: Floats) -> float:
     return 1.0 if squares == 0.0 else float(shares.sum()) ** 2 / (len(shares) * squares)
 
 
-def tenant_reports(columns: Columns, done: Scan, wp: float, wq: float) -> dict[str, TenantReport]:
+def tenant_reports(columns: Columns, done: Scan, prompt_cost: Floats, wq: float) -> dict[str, TenantReport]:
     """One report per tenant, by name, in order of first arrival."""
     arrive, admit, first, end = columns.stamps.T
     last_s = float(columns.time[-1]) if len(columns.time) else 0.0
     waits = np.where(np.isnan(admit), np.where(np.isnan(end), last_s, end), admit) - arrive
     admitted = ~np.isnan(admit)
-    total = float(wp * columns.prompt[admitted].sum() + wq * columns.output.sum())
+    total = float(prompt_cost[admitted].sum() + wq * columns.output.sum())
     reports = {}
     for index, name in enumerate(columns.tenants):
         mine = columns.request_tenant == index
-        service = float(wp * columns.prompt[mine & admitted].sum() + wq * columns.output[mine].sum())
+        service = float(prompt_cost[mine & admitted].sum() + wq * columns.output[mine].sum())
         reports[name] = TenantReport(
             requests=int(mine.sum()),
             service=service,
-            demand=float(wp * columns.prompt[mine].sum() + wq * columns.output[mine].sum()),
+            demand=float(prompt_cost[mine].sum() + wq * columns.output[mine].sum()),
             share=service / total if total else 0.0,
             backlogged_s=float(done.backlog_s[index]),
             longest_wait_s=float(waits[mine].max(initial=0.0)),

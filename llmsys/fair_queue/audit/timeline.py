@@ -11,14 +11,14 @@ __all__ = ["service_over_time"]
 
 
 def service_over_time(
-    source: str | Path, *, wp: float | None = None, wq: float | None = None
+    source: str | Path, *, wp: float | None = None, wq: float | None = None, replica: int | None = None
 ) -> dict[str, tuple[Floats, Floats]]:
     """Accumulated service of every tenant: times in seconds and cost units per weight, one point per charge.
 
     A prompt is charged when its request is admitted for the first time, output tokens as they come. Raises BadInput as
     `check_file` does.
     """
-    columns = read_log(source)
+    columns = read_log(source, replica)
     meta = columns.meta
     charges = _charges(
         columns,

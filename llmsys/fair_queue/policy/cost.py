@@ -6,7 +6,7 @@ A cost never falls when either count grows. Knows no tenant and no weight.
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["A10G_LLAMA2_7B", "Cost", "LinearCost", "ProfileCost"]
+__all__ = ["A10G_LLAMA2_7B", "PAPER_COST", "Cost", "LinearCost", "ProfileCost"]
 
 
 class Cost(Protocol):
@@ -44,6 +44,9 @@ class ProfileCost:
         n_p, n_q = prompt_tokens, output_tokens
         return self.p * n_p + self.q * n_q + self.pq * n_p * n_q + self.qq * n_q * n_q + self.base
 
+
+# The prices of the paper's evaluation
+PAPER_COST = LinearCost()
 
 # Fitted by the paper's authors on one A10G (VTC-artifact, slora/server/router/req_queue.py)
 A10G_LLAMA2_7B = ProfileCost(p=0.21001891, q=0.10075395, pq=0.0039868, qq=0.00324733, base=1.14601454)

@@ -27,9 +27,17 @@ class _Turn:
 class DeficitRoundRobin:
     """Round robin with credit. A positive credit is lost when the tenant's queue empties, so it cannot be saved up."""
 
-    def __init__(self, quantum: float, *, cost: LinearCost, weights: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        quantum: float,
+        *,
+        cost: LinearCost,
+        weights: Mapping[str, float] | None = None,
+        cached: float = 1.0,
+    ) -> None:
         self._quantum = quantum
         self._cost = cost
+        self._cached = cached
         self._weights = check_weights(weights)
         self._backlog = Backlog()
         self._turns: dict[str, _Turn] = {}
@@ -37,7 +45,7 @@ class DeficitRoundRobin:
 
     def arrive(self, request: Request, now_s: float) -> Decision:
         """Queue the request; a tenant that starts to wait takes the last place in the round."""
-        self._backlog.queue(request)
+        self._backlog.queue(request, now_s)
         turn = self._turns.setdefault(request.tenant, _Turn(request.tenant))
         if not turn.waiting:
             self._ring.append(turn)
@@ -53,7 +61,7 @@ class DeficitRoundRobin:
             if turn.credit > 0:
                 if not fits(turn.waiting[0]):
                     break
-                admitted.append(self._start(turn))
+                admitted.append(self._start(turn, now_s))
                 poor_visits = 0
             elif poor_visits < len(self._ring):
                 poor_visits += 1
@@ -71,6 +79,13 @@ class DeficitRoundRobin:
         record = self._backlog.record(request_id)
         record.generated += n
         self._turns[record.request.tenant].credit -= self._cost.wq * n
+
+    def cached(self, request_id: str, tokens: int, now_s: float) -> None:
+        """Give back what so many tokens of a running request's prompt cost more than cached ones."""
+        record = self._backlog.record(request_id)
+        credit = (1.0 - self._cached) * self._cost.wp * (tokens - record.cached_tokens)
+        record.cached_tokens = tokens
+        self._turns[record.request.tenant].credit += credit
 
     def finish(self, request_id: str, now_s: float) -> None:
         """Forget a running request."""
@@ -110,9 +125,9 @@ class DeficitRoundRobin:
         for turn, (_, ids) in zip(self._ring, state["ring"], strict=True):
             turn.waiting = deque(self._backlog.waiting[request_id] for request_id in ids)
 
-    def _start(self, turn: _Turn) -> Request:
+    def _start(self, turn: _Turn, now_s: float) -> Request:
         request = turn.waiting.popleft()
-        _, first = self._backlog.start(request)
+        _, first = self._backlog.start(request, now_s)
         if first:
             turn.credit -= self._cost.wp * request.prompt_tokens
         self._leave_if_empty(turn)

@@ -24,7 +24,7 @@ class FirstComeFirstServed:
 
     def arrive(self, request: Request, now_s: float) -> Decision:
         """Queue the request last."""
-        self._backlog.queue(request)
+        self._backlog.queue(request, now_s)
         self._order.append(request)
         return QUEUED
 
@@ -33,7 +33,7 @@ class FirstComeFirstServed:
         admitted: list[Request] = []
         while self._order and fits(self._order[0]):
             request = self._order.popleft()
-            self._backlog.start(request)
+            self._backlog.start(request, now_s)
             admitted.append(request)
         return admitted
 
@@ -129,7 +129,7 @@ class TokensPerMinute(FirstComeFirstServed):
             if not fits(request):
                 break
             self._order.popleft()
-            if self._backlog.start(request)[1]:
+            if self._backlog.start(request, now_s)[1]:
                 self._drain(request.tenant, request.prompt_tokens, now_s)
             admitted.append(request)
         self._order.extendleft(reversed(held))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["QUEUED", "Decision", "Policy", "Request", "Throttled"]
+__all__ = ["QUEUED", "BatchFormer", "CacheAware", "Decision", "Policy", "Preemptive", "Request", "Throttled"]
 
 
 @dataclass(slots=True, frozen=True)
@@ -77,3 +77,27 @@ class Throttled(Protocol):
 
     def wake_s(self, now_s: float) -> float | None:
         """The earliest time at which a request now held back may go; None if only room holds requests back."""
+
+
+@runtime_checkable
+class CacheAware(Protocol):
+    """A policy that charges prompt tokens found in a cache at another price."""
+
+    def cached(self, request_id: str, tokens: int, now_s: float) -> None:
+        """So many prompt tokens of a running request came from a cache; said again, it replaces what was said."""
+
+
+@runtime_checkable
+class Preemptive(Protocol):
+    """A policy that would rather stop a running request than let the head of its queue wait."""
+
+    def victims(self, now_s: float) -> list[str]:
+        """Running requests that may be stopped for the next request in line, first to go first."""
+
+
+@runtime_checkable
+class BatchFormer(Protocol):
+    """A policy that decides how much prefill joins the decode steps."""
+
+    def prefill_tokens(self, now_s: float, *, decode_s: float, token_s: float) -> int:
+        """Prompt tokens for the next step, whose decodes alone take decode_s and each prompt token token_s more."""

@@ -72,15 +72,24 @@ class Options:
             raise PolicySpecError(f"policy {self.text!r}: {item!r} is not key=value")
         return key.strip(), value.strip()
 
-    def number(self, key: str, default: float | None, *, above: float | None = None, least: float = -math.inf) -> float:
-        """The number at `key`; without a default the key is required. Bounds: > above, >= least."""
+    def number(
+        self,
+        key: str,
+        default: float | None,
+        *,
+        above: float | None = None,
+        least: float = -math.inf,
+        most: float = math.inf,
+    ) -> float:
+        """The number at `key`; without a default the key is required. Bounds: > above, >= least, <= most."""
         given = self._text(key, default)
         try:
             value = float(given)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or value < least or (above is not None and value <= above):
+        if not math.isfinite(value) or value < least or value > most or (above is not None and value <= above):
             bound = f"a number above {above:g}" if above is not None else f"a number of at least {least:g}"
+            bound += f" and at most {most:g}" if most < math.inf else ""
             raise PolicySpecError(f"policy {self.name}: {key}={given} is not {bound}")
         return value
 
@@ -90,6 +99,17 @@ class Options:
         if value not in allowed:
             raise PolicySpecError(f"policy {self.name}: {key}={value} is not one of {', '.join(allowed)}")
         return value
+
+    def inner(self, key: str, allowed: Sequence[str]) -> str:
+        """The spec of a policy inside this one: its name at `key`, its keys all those that were not read before."""
+        name = self.choice(key, allowed)
+        rest = {other: value for other, value in self._given.items() if other not in self._read}
+        self._read += rest
+        return ":".join([name, *([",".join(f"{k}={v}" for k, v in rest.items())] if rest else [])])
+
+    def given(self, key: str) -> bool:
+        """Whether the spec names this key."""
+        return key in self._given
 
     def _text(self, key: str, default: float | str | None) -> float | str:
         self._read.append(key)

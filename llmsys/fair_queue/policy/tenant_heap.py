@@ -5,11 +5,25 @@ Knows counters and queues, not what is charged. Ties go to the tenant seen first
 
 import heapq
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from llmsys.fair_queue.policy.protocol import Request
 
-__all__ = ["Tenant", "TenantHeap"]
+__all__ = ["Tenant", "TenantHeap", "WaitingQueue"]
+
+
+class WaitingQueue(Protocol):
+    """One tenant's waiting requests, next first: a deque, or one that sorts what is appended."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Request]: ...
+    def __getitem__(self, index: int, /) -> Request: ...
+    def append(self, request: Request, /) -> None: ...
+    def appendleft(self, request: Request, /) -> None: ...
+    def popleft(self) -> Request: ...
+    def remove(self, request: Request, /) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -20,7 +34,7 @@ class Tenant:
     index: int
     weight: float
     counter: float = 0.0
-    waiting: deque[Request] = field(default_factory=deque)
+    waiting: WaitingQueue = field(default_factory=deque[Request])
     running: int = 0
     entry: float | None = None
 

@@ -9,14 +9,16 @@ Knows no memory: the first request that does not fit ends an admission, because 
 import heapq
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from llmsys.fair_queue.policy.backlog import Backlog, Running
-from llmsys.fair_queue.policy.cost import Cost, LinearCost
+from llmsys.fair_queue.policy.billing import Billing, TokenBilling
 from llmsys.fair_queue.policy.prediction import NoPrediction, Predictor
 from llmsys.fair_queue.policy.protocol import QUEUED, Decision, Request
 from llmsys.fair_queue.policy.spec import check_weights
-from llmsys.fair_queue.policy.tenant_heap import Tenant, TenantHeap
+from llmsys.fair_queue.policy.tenant_heap import Tenant, TenantHeap, WaitingQueue
+from llmsys.fair_queue.policy.urgency import Urgency, UrgencyQueue
 
 __all__ = ["LeastCounterFirst", "VirtualTokenCounter"]
 
@@ -32,14 +34,16 @@ class LeastCounterFirst:
     def __init__(
         self,
         *,
-        cost: Cost | None = None,
+        billing: Billing | None = None,
         weights: Mapping[str, float] | None = None,
         predictor: Predictor | None = None,
+        urgency: Urgency | None = None,
         rebase_at: float = REBASE_AT,
     ) -> None:
-        self._cost = cost or LinearCost()
+        self._billing = billing or TokenBilling()
         self._weights = check_weights(weights)
         self._predictor = predictor or NoPrediction()
+        self._urgency = urgency
         self._rebase_at = rebase_at
         self._origin = 0.0
         self._backlog = Backlog()
@@ -54,7 +58,7 @@ class LeastCounterFirst:
 
     def arrive(self, request: Request, now_s: float) -> Decision:
         """Queue the request behind its tenant's others."""
-        self._backlog.queue(request)
+        self._backlog.queue(request, now_s)
         tenant = self._tenant(request.tenant)
         if not tenant.waiting:
             self._joins_queue(tenant)
@@ -67,10 +71,10 @@ class LeastCounterFirst:
         admitted: list[Request] = []
         while (tenant := self._heap.least()) is not None and fits(tenant.waiting[0]):
             request = tenant.waiting.popleft()
-            record, first = self._backlog.start(request)
+            record, first = self._backlog.start(request, now_s)
             tenant.running += 1
             if first:
-                self._settle(tenant, record, self._cost(request.prompt_tokens, self._predictor.guess(request)))
+                self._settle(tenant, record, self._billing.due(record, self._predictor.guess(request)))
             self._left_queue(tenant)
             admitted.append(request)
         return admitted
@@ -79,7 +83,7 @@ class LeastCounterFirst:
         """Charge n output tokens as far as they are not paid for by a prediction."""
         record = self._backlog.record(request_id)
         record.generated += n
-        due = self._cost(record.request.prompt_tokens, record.generated)
+        due = self._exact(record)
         if due > record.charged:
             self._settle(self._tenants[record.request.tenant], record, due)
 
@@ -112,6 +116,13 @@ class LeastCounterFirst:
         tenant.waiting.appendleft(request)
         self._queued(tenant)
 
+    def cached(self, request_id: str, tokens: int, now_s: float) -> None:
+        """Charge so many tokens of a running request's prompt at the price of cached ones."""
+        record = self._backlog.record(request_id)
+        paid, before = record.charged, self._exact(record)
+        record.cached_tokens = tokens
+        self._settle(self._tenants[record.request.tenant], record, paid + self._exact(record) - before)
+
     def snapshot(self) -> dict[str, Any]:
         """The state as JSON values."""
         return {
@@ -133,7 +144,8 @@ class LeastCounterFirst:
         for name, counter in state["counters"].items():
             self._tenant(name).counter = counter
         for name, ids in state["queues"].items():
-            self._tenants[name].waiting = deque(self._backlog.waiting[request_id] for request_id in ids)
+            for request_id in ids:
+                self._tenants[name].waiting.append(self._backlog.waiting[request_id])
         for record in self._backlog.running.values():
             self._tenants[record.request.tenant].running += 1
         self._heap.rebuild(list(self._tenants.values()))
@@ -142,9 +154,51 @@ class LeastCounterFirst:
         tenant = self._tenants.get(name)
         if tenant is None:
             index = self._first_seen.setdefault(name, len(self._first_seen))
-            tenant = Tenant(name, index, self._weights.get(name, 1.0), self._origin)
+            tenant = Tenant(name, index, self._weights.get(name, 1.0), self._origin, self._new_queue())
             self._tenants[name] = tenant
         return tenant
+
+    def correct(self, request_id: str, *, prompt_tokens: int, output_tokens: int) -> None:
+        """Replace a running request's estimated counts by the true ones; the counter follows, also downwards."""
+        record = self._backlog.record(request_id)
+        record.request = replace(record.request, prompt_tokens=prompt_tokens)
+        record.generated = output_tokens
+        self._settle(self._tenants[record.request.tenant], record, self._exact(record))
+
+    def counter(self, tenant: str) -> float | None:
+        """The tenant's cost units per weight on a scale that no rebase shifts; None if it is forgotten."""
+        known = self._tenants.get(tenant)
+        return None if known is None else known.counter - self._origin
+
+    def raise_to(self, tenant: str, counter: float) -> None:
+        """Bring a tenant's counter up to `counter`, on the scale of `counter()`: it was served in another life."""
+        known = self._tenant(tenant)
+        self.add(tenant, max(0.0, counter + self._origin - known.counter))
+
+    def add(self, tenant: str, cost: float) -> None:
+        """Add cost units per weight to a tenant's counter: it was served elsewhere."""
+        known = self._tenant(tenant)
+        known.counter += cost
+        self._heap.put(known)
+        self._idle(known)
+
+    def least_waiting(self) -> float | None:
+        """The least counter in the queue, on the scale of `counter()`; None if nobody waits."""
+        least = self._heap.least()
+        return None if least is None else least.counter - self._origin
+
+    def lift_floor(self) -> float | None:
+        """The counter that a tenant who comes now is lifted to, on the scale of `counter()`; None if it is not."""
+        return None
+
+    def _new_queue(self) -> WaitingQueue:
+        urgency, backlog = self._urgency, self._backlog
+        if urgency is None:
+            return deque()
+        # who ran before has no arrival any more, and goes first
+        return UrgencyQueue(
+            lambda request: urgency(request, backlog.since[request.id]) if request.id in backlog.since else None
+        )
 
     def _joins_queue(self, tenant: Tenant) -> None:
         """Called before a tenant with nothing waiting queues a request."""
@@ -165,7 +219,7 @@ class LeastCounterFirst:
         self._idle(tenant)
 
     def _exact(self, record: Running) -> float:
-        return self._cost(record.request.prompt_tokens, record.generated)
+        return self._billing.due(record, record.generated)
 
     def _settle(self, tenant: Tenant, record: Running, due: float) -> None:
         """Bring what the record was charged to `due` cost units; the tenant's counter follows, by its weight."""
@@ -198,13 +252,14 @@ class VirtualTokenCounter(LeastCounterFirst):
     def __init__(
         self,
         *,
-        cost: Cost | None = None,
+        billing: Billing | None = None,
         weights: Mapping[str, float] | None = None,
         predictor: Predictor | None = None,
+        urgency: Urgency | None = None,
         forget: bool = True,
         rebase_at: float = REBASE_AT,
     ) -> None:
-        super().__init__(cost=cost, weights=weights, predictor=predictor, rebase_at=rebase_at)
+        super().__init__(billing=billing, weights=weights, predictor=predictor, urgency=urgency, rebase_at=rebase_at)
         self._forget = forget and predictor is None
         self._last_left: Tenant | None = None
         self._idlers: list[tuple[float, int, str]] = []
@@ -220,6 +275,11 @@ class VirtualTokenCounter(LeastCounterFirst):
         super().restore(state)
         self._last_left = self._tenants.get(state["last_left"])
         self._idlers = sorted((t.counter, t.index, t.name) for t in self._tenants.values() if not self._busy(t))
+
+    def lift_floor(self) -> float | None:
+        """The counter that a tenant who comes now is lifted to, on the scale of `counter()`; None if it is not."""
+        least = self._heap.least() or self._last_left
+        return None if least is None else least.counter - self._origin
 
     def _joins_queue(self, tenant: Tenant) -> None:
         least = self._heap.least() or self._last_left

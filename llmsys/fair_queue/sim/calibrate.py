@@ -1,4 +1,4 @@
-"""Fit the five numbers of the step model to measured runs, through the simulator itself.
+"""Fit the numbers of the step model to measured runs, through the simulator itself.
 
 Least squares over relative errors of makespan, mean TTFT and mean latency of every run, so host overhead is in the fit.
 Knows no file.
@@ -47,7 +47,7 @@ def fit_hardware(
         # makespan matters most: it is what the model must carry over to another load
         return np.array([(2.0 * one.makespan, one.ttft / 4.0, one.latency / 2.0) for one in errors]).ravel()
 
-    far = least_squares(residuals, np.zeros(5), diff_step=STEP, max_nfev=MOST_EVALUATIONS)
+    far = least_squares(residuals, np.zeros(len(astuple(start))), diff_step=STEP, max_nfev=MOST_EVALUATIONS)
     # the second pass lets a run that no step model explains pull less
     near = least_squares(residuals, far.x, diff_step=STEP, max_nfev=MOST_EVALUATIONS, loss="soft_l1", f_scale=0.02)
     return model(near.x)

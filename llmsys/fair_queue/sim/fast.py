@@ -7,112 +7,31 @@ its tail. Serves first come first served, requests per minute, LCF and VTC with 
 costs and any prediction, under sum and peak reservation; `run.py` knows what else there is.
 """
 
-from typing import NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
 
-from llmsys.fair_queue.compiled import compiled
+from llmsys.fair_queue.compiled import compiled, inlined
+from llmsys.fair_queue.sim.ledger import (
+    ARRIVED,
+    BATCH,
+    EXCESS,
+    HELD,
+    ORDERED,
+    RESERVED,
+    SINCE,
+    Book,
+    Pace,
+    Requests,
+    Rules,
+)
 from llmsys.fair_queue.sim.queues import STEP, WAITING, Queues, least_queue, lowered, next_key, pop_head, push, touch
 
-__all__ = ["Book", "Requests", "Rules", "new_book", "simulate_arrays"]
+__all__ = ["simulate_arrays"]
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 MINUTE_S = 60.0
-# places in Book.tally
-ARRIVED, BATCH, HELD, RESERVED, SINCE, ORDERED, EXCESS = range(7)
 FOREVER = 1 << 40
 
 
-class Requests(NamedTuple):
-    """Inputs by arrival: queue and tenant, seconds, tokens, whether it fits an empty machine, and what it is guessed to
-    generate (written at admission where guesses are learned)."""
-
-    queue: Ints
-    tenant: Ints
-    arrival: Floats
-    prompt: Ints
-    output: Ints
-    holds: NDArray[np.bool_]
-    guess: Floats
-
-
-class Rules(NamedTuple):
-    """Policy, machine and step model: prices and each queue's weight; `rpm` 0 for no limit; seconds as in Hardware.
-
-    `predict`: requests are charged one by one against a guess, in place of all at once; `learn`: guesses are learned.
-    """
-
-    weight: Floats
-    wp: float
-    wq: float
-    lift: bool
-    predict: bool
-    learn: bool
-    rpm: int
-    memory: int
-    max_batch: int
-    max_prefill: int
-    admit_every: int
-    peak: bool
-    p0: float
-    p1: float
-    d0: float
-    d1: float
-    d2: float
-
-
-class Book(NamedTuple):
-    """Per request: times, refusal, decode step of its end, cost charged, place in the order of admission.
-
-    `batch` and `new` list running requests; `mean` is each tenant's learned length (NaN at first); `accepted` links the
-    acceptances of a tenant within a minute from `oldest` to `newest`, `recent` counts them.
-    """
-
-    admit: Floats
-    first: Floats
-    finish: Floats
-    refused: NDArray[np.bool_]
-    last_step: Ints
-    charged: Floats
-    place: Ints
-    order: Ints
-    batch: Ints
-    new: Ints
-    mean: Floats
-    accepted: Ints
-    oldest: Ints
-    newest: Ints
-    recent: Ints
-    tally: Ints
-
-
-def new_book(requests: int, tenants: int, max_batch: int) -> Book:
-    """Empty books."""
-    room = min(max_batch, requests) + 1
-    nothing = np.full(requests, np.nan)
-    return Book(
-        admit=nothing,
-        first=nothing.copy(),
-        finish=nothing.copy(),
-        refused=np.zeros(requests, np.bool_),
-        last_step=np.zeros(requests, np.int64),
-        charged=np.zeros(requests),
-        place=np.full(requests, -1, np.int64),
-        order=np.full(requests, -1, np.int64),
-        batch=np.zeros(room, np.int64),
-        new=np.zeros(room, np.int64),
-        mean=np.full(tenants, np.nan),
-        accepted=np.full(requests, -1, np.int64),
-        oldest=np.full(tenants, -1, np.int64),
-        newest=np.full(tenants, -1, np.int64),
-        recent=np.zeros(tenants, np.int64),
-        tally=np.zeros(7, np.int64),
-    )
-
-
-@compiled
+@inlined
 def _accepts(b: Book, q: Requests, rules: Rules, r: int) -> bool:
     """Whether r's tenant had fewer than `rpm` acceptances in the last minute; if so, r is one."""
     t = q.tenant[r]
@@ -130,7 +49,7 @@ def _accepts(b: Book, q: Requests, rules: Rules, r: int) -> bool:
     return True
 
 
-@compiled
+@inlined
 def _deliver(b: Book, q: Requests, queues: Queues, rules: Rules, now: float) -> None:
     while b.tally[ARRIVED] < len(q.arrival) and q.arrival[b.tally[ARRIVED]] <= now:
         r = b.tally[ARRIVED]
@@ -141,7 +60,7 @@ def _deliver(b: Book, q: Requests, queues: Queues, rules: Rules, now: float) -> 
             b.refused[r] = True
 
 
-@compiled
+@inlined
 def _settle(b: Book, q: Requests, queues: Queues, rules: Rules, r: int, due: float) -> None:
     i = q.queue[r]
     touch(queues, i)
@@ -150,12 +69,12 @@ def _settle(b: Book, q: Requests, queues: Queues, rules: Rules, r: int, due: flo
     lowered(queues, i)
 
 
-@compiled
+@inlined
 def _cost(q: Requests, rules: Rules, r: int, tokens: float) -> float:
     return float(rules.wp * q.prompt[r] + rules.wq * tokens)
 
 
-@compiled
+@inlined
 def _left(b: Book, queues: Queues, r: int) -> int:
     """Tokens that r has still to generate."""
     return int(b.last_step[r] - queues.size[STEP])
@@ -181,7 +100,7 @@ def _peak(b: Book, q: Requests, queues: Queues, r: int) -> int:
     return most
 
 
-@compiled
+@inlined
 def _fits(b: Book, q: Requests, queues: Queues, rules: Rules, r: int, joining: int) -> bool:
     """Whether r may start; if memory says no under peak, EXCESS keeps by how much: it shrinks by 1 a step at most."""
     b.tally[EXCESS] = FOREVER
@@ -193,21 +112,22 @@ def _fits(b: Book, q: Requests, queues: Queues, rules: Rules, r: int, joining: i
     return bool(b.tally[RESERVED] + q.prompt[r] + q.output[r] <= rules.memory)
 
 
-@compiled
+@inlined
 def _join_batch(b: Book, q: Requests, queues: Queues, r: int) -> None:
     """Insert r behind all that have as many tokens left: its first token comes before their next."""
-    at = b.tally[BATCH]
-    while at > 0 and _left(b, queues, b.batch[at - 1]) < q.output[r]:
-        b.batch[at] = b.batch[at - 1]
+    at, batch, last_step = b.tally[BATCH], b.batch, b.last_step
+    ends = queues.size[STEP] + q.output[r]
+    while at > 0 and last_step[batch[at - 1]] < ends:
+        batch[at] = batch[at - 1]
         at -= 1
-    b.batch[at] = r
-    b.last_step[r] = queues.size[STEP] + q.output[r]
+    batch[at] = r
+    last_step[r] = ends
     b.tally[BATCH] += 1
     b.tally[HELD] += q.prompt[r]
     b.tally[RESERVED] += q.prompt[r] + q.output[r]
 
 
-@compiled
+@inlined
 def _admit(b: Book, q: Requests, queues: Queues, rules: Rules, now: float) -> tuple[int, int]:
     """Admit while the chosen request fits; returns how many, listed in b.new, and their prompt tokens."""
     new, prefill = 0, 0
@@ -232,7 +152,7 @@ def _admit(b: Book, q: Requests, queues: Queues, rules: Rules, now: float) -> tu
         prefill += q.prompt[r]
 
 
-@compiled
+@inlined
 def _charge(b: Book, q: Requests, queues: Queues, rules: Rules, r: int) -> None:
     """Charge r for what it has generated, as far as its guess does not cover it."""
     due = _cost(q, rules, r, q.output[r] - _left(b, queues, r))
@@ -240,7 +160,7 @@ def _charge(b: Book, q: Requests, queues: Queues, rules: Rules, r: int) -> None:
         _settle(b, q, queues, rules, r, due)
 
 
-@compiled
+@inlined
 def _end(b: Book, q: Requests, queues: Queues, rules: Rules, r: int, now: float) -> None:
     i, size = q.queue[r], q.prompt[r] + q.output[r]
     b.finish[r] = now
@@ -255,11 +175,11 @@ def _end(b: Book, q: Requests, queues: Queues, rules: Rules, r: int, now: float)
         _settle(b, q, queues, rules, r, _cost(q, rules, r, q.output[r]))
 
 
-@compiled
+@inlined
 def _end_tail(b: Book, q: Requests, queues: Queues, rules: Rules, now: float) -> None:
     """End the requests with nothing left, in the order in which they were admitted."""
-    first = b.tally[BATCH]
-    while first > 0 and _left(b, queues, b.batch[first - 1]) == 0:
+    first, batch, last_step = b.tally[BATCH], b.batch, b.last_step
+    while first > 0 and last_step[batch[first - 1]] == queues.size[STEP]:
         first -= 1
     if b.tally[BATCH] - first == 1:
         _end(b, q, queues, rules, b.batch[first], now)
@@ -271,15 +191,20 @@ def _end_tail(b: Book, q: Requests, queues: Queues, rules: Rules, now: float) ->
 
 
 @compiled
-def _span(b: Book, rules: Rules, steps: int) -> float:
-    """Seconds of this many decode steps of the batch as it is."""
-    n = b.tally[BATCH]
+def _span(pace: Pace, n: int, held: int, steps: int) -> float:
+    """Seconds of this many decode steps of n requests that hold `held` tokens at first; some may last the floor."""
+    slow = 0
+    first = pace.d0 + pace.d1 * n + pace.d2 * held
+    if first < pace.floor:
+        slow = steps if pace.d2 == 0.0 else min(steps, int(np.ceil((pace.floor - first) / (pace.d2 * n))))
+        held += slow * n
+        steps -= slow
     return float(
-        steps * (rules.d0 + rules.d1 * n) + rules.d2 * (steps * b.tally[HELD] + n * (steps * (steps - 1)) // 2)
+        slow * pace.floor + steps * (pace.d0 + pace.d1 * n) + pace.d2 * (steps * held + n * (steps * (steps - 1)) // 2)
     )
 
 
-@compiled
+@inlined
 def _steps(b: Book, q: Requests, queues: Queues, rules: Rules, now: float) -> int:
     """Steps until something can change: an end, an admission that is due or may succeed, or an arrival."""
     steps = _left(b, queues, b.batch[b.tally[BATCH] - 1])
@@ -287,21 +212,33 @@ def _steps(b: Book, q: Requests, queues: Queues, rules: Rules, now: float) -> in
         steps = min(steps, rules.admit_every - b.tally[SINCE])
     elif queues.size[WAITING] > 0:
         steps = min(steps, _blocked_steps(b, queues, rules))
-    if b.tally[ARRIVED] == len(q.arrival):
+    n, held = b.tally[BATCH], b.tally[HELD]
+    gap = _arrival_that_matters(b, q, queues, now + _span(rules.pace, n, held, steps)) - now
+    if gap == np.inf:
         return steps
-    # the last step that ends before the next arrival; a step in which it comes is taken alone
-    gap = q.arrival[b.tally[ARRIVED]] - now
+    # the last step that ends before the arrival; a step in which it comes is taken alone
     low, high = 0, steps
     while low < high:
         middle = (low + high + 1) // 2
-        if _span(b, rules, middle) < gap:
+        if _span(rules.pace, n, held, middle) < gap:
             low = middle
         else:
             high = middle - 1
     return max(low, 1)
 
 
-@compiled
+@inlined
+def _arrival_that_matters(b: Book, q: Requests, queues: Queues, until: float) -> float:
+    """When the first request before `until` comes that does not join others of its queue; infinity if none does."""
+    for r in range(b.tally[ARRIVED], len(q.arrival)):
+        if q.arrival[r] > until:
+            return np.inf
+        if q.holds[r] and queues.waiting[q.queue[r]] == 0:
+            return float(q.arrival[r])
+    return np.inf
+
+
+@inlined
 def _blocked_steps(b: Book, queues: Queues, rules: Rules) -> int:
     """Steps for which the request that does not fit stays the one that is chosen, and cannot come to fit."""
     i = least_queue(queues)
@@ -312,10 +249,10 @@ def _blocked_steps(b: Book, queues: Queues, rules: Rules) -> int:
     return int(max(min(int(np.ceil(room / growth)), b.tally[EXCESS]), 1))
 
 
-@compiled
+@inlined
 def _decode(b: Book, q: Requests, queues: Queues, rules: Rules, now: float) -> float:
     steps = _steps(b, q, queues, rules, now)
-    now += _span(b, rules, steps)
+    now += _span(rules.pace, b.tally[BATCH], b.tally[HELD], steps)
     _deliver(b, q, queues, rules, now)
     queues.size[STEP] += steps
     if rules.predict:
@@ -327,7 +264,7 @@ def _decode(b: Book, q: Requests, queues: Queues, rules: Rules, now: float) -> f
     return now
 
 
-@compiled
+@inlined
 def _prefill(b: Book, q: Requests, queues: Queues, rules: Rules, now: float, new: int) -> None:
     """Give those that were admitted their first token; the clock has run already."""
     _deliver(b, q, queues, rules, now)

@@ -11,26 +11,44 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RESERVES", "Machine", "peak_tokens"]
+__all__ = ["RESERVES", "ROUTES", "Machine", "peak_tokens"]
 
 RESERVES = ("sum", "peak", "paged")
+ROUTES = ("least", "hash", "d2lpm")
 
 
 @dataclass(slots=True, frozen=True)
 class Machine:
-    """Tokens of memory, requests at once, prompt tokens of one prefill, decode steps between admissions."""
+    """Tokens of memory, requests at once, prompt tokens of one prefill, decode steps between admissions.
+
+    With a `chunk`, so many prompt tokens join each decode step in place of prefills that stall it. `prefix_cache` keeps
+    blocks of `block_tokens` prompt tokens. `replicas` such machines share the arrivals by `route`.
+    """
 
     memory: int = 10_000
     max_batch: int = 1000
     max_prefill: int = 3072
     admit_every: int = 10
     reserve: str = "sum"
+    chunk: int = 0
+    prefix_cache: bool = False
+    block_tokens: int = 512
+    replicas: int = 1
+    route: str = "least"
 
     def __post_init__(self) -> None:
         if self.reserve not in RESERVES:
             raise ValueError(f"reserve is {self.reserve!r}; expected one of {', '.join(RESERVES)}")
-        if min(self.memory, self.max_batch, self.max_prefill, self.admit_every) < 1:
+        if self.route not in ROUTES:
+            raise ValueError(f"route is {self.route!r}; expected one of {', '.join(ROUTES)}")
+        sizes = self.memory, self.max_batch, self.max_prefill, self.admit_every, self.block_tokens, self.replicas
+        if min(sizes) < 1 or self.chunk < 0:
             raise ValueError(f"{self}; expected sizes of at least 1")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether one machine prefills whole prompts, without a cache."""
+        return not self.chunk and not self.prefix_cache and self.replicas == 1
 
     def holds(self, prompt_tokens: int, output_tokens: int) -> bool:
         """Whether a request of this length fits an empty machine."""

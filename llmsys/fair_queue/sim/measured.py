@@ -47,7 +47,10 @@ class MeasuredRun:
 
 @dataclass(slots=True, frozen=True)
 class Errors:
-    """Simulated over measured, less 1; latency and TTFT are means over requests that both served."""
+    """Simulated over measured, less 1; latency and TTFT are means over requests that both served.
+
+    Runs are measured at the client, so the step model's `delay` counts.
+    """
 
     run: str
     policy: str
@@ -95,7 +98,7 @@ def compare_run(measured: MeasuredRun, hardware: Hardware, machine: Machine) -> 
     arrival = measured.workload.arrival
 
     def off(simulated: NDArray[np.float64], real: NDArray[np.float64]) -> float:
-        return float(np.mean((simulated - arrival)[both]) / np.mean((real - arrival)[both]) - 1.0)
+        return float(np.mean((simulated + hardware.delay - arrival)[both]) / np.mean((real - arrival)[both]) - 1.0)
 
     return Errors(
         run=measured.name,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.fair_queue.compiled import compiled
+from llmsys.fair_queue.compiled import compiled, inlined
 
 __all__ = ["Queues", "least_queue", "lowered", "new_queues", "next_key", "pop_head", "push", "touch"]
 
@@ -65,7 +65,7 @@ def _before(q: Queues, a: int, b: int) -> bool:
     return bool(q.key[a] < q.key[b] or (q.key[a] == q.key[b] and a < b))
 
 
-@compiled
+@inlined
 def _rise(q: Queues, at: int) -> None:
     moving = q.heap[at]
     while at > 0 and _before(q, moving, q.heap[(at - 1) // 2]):
@@ -92,14 +92,14 @@ def _sink(q: Queues, at: int) -> None:
     q.place[moving] = at
 
 
-@compiled
+@inlined
 def touch(q: Queues, i: int) -> None:
     """Charge queue i's running requests for the decode steps since it was looked at last."""
     q.counter[i] += q.running[i] * q.unit[i] * (q.size[STEP] - q.touched[i])
     q.touched[i] = q.size[STEP]
 
 
-@compiled
+@inlined
 def lowered(q: Queues, i: int) -> None:
     """Queue i's counter may have fallen below its key."""
     if q.place[i] >= 0 and q.counter[i] < q.key[i]:
@@ -127,7 +127,7 @@ def least_queue(q: Queues) -> int:
     return -1
 
 
-@compiled
+@inlined
 def next_key(q: Queues) -> float:
     """A lower bound of all counters in the queue but the least's; infinity if there is no other."""
     bound = np.inf
@@ -136,7 +136,7 @@ def next_key(q: Queues) -> float:
     return bound
 
 
-@compiled
+@inlined
 def push(q: Queues, i: int, request: int, lift: bool) -> None:
     """Append a request to queue i; with `lift`, one that had none waiting is lifted first (VTC, Algorithm 1)."""
     touch(q, i)
@@ -162,7 +162,7 @@ def push(q: Queues, i: int, request: int, lift: bool) -> None:
         lowered(q, i)
 
 
-@compiled
+@inlined
 def pop_head(q: Queues, i: int) -> None:
     """Take the oldest request off queue i."""
     q.head[i] = q.following[q.head[i]]

@@ -38,12 +38,12 @@ def run(
     """
     work = trace if isinstance(trace, Workload) else workload_of(trace)
     machine = machine or Machine()
-    built = create(policy, weights)
+    create(policy, weights)
     if on_event is None and _is_compiled(policy, machine):
         return _run_compiled(work, policy, hardware, machine, check_weights(weights))
     if on_event is not None:
         on_event(meta_event(policy, machine, weights))
-    return simulate_stepwise(work, built, hardware, machine, on_event)
+    return simulate_stepwise(work, lambda: create(policy, weights), hardware, machine, on_event)
 
 
 def meta_event(policy: str, machine: Machine, weights: Mapping[str, float] | None) -> Event:
@@ -59,23 +59,26 @@ def meta_event(policy: str, machine: Machine, weights: Mapping[str, float] | Non
         prompt_weight=_price(options, "wp", 1.0),
         output_weight=_price(options, "wq", 2.0),
         clock="virtual",
+        max_batch=machine.max_batch,
+        admit_every=machine.admit_every,
     )
 
 
 def _price(options: Options, key: str, default: float) -> float:
-    return options.number(key, default, least=0.0) if options.name in ("vtc", "lcf", "drr") else default
+    return options.number(key, default, least=0.0)
 
 
 def _is_compiled(policy: str, machine: Machine) -> bool:
     options = Options(policy)
     linear = options.name not in ("lcf", "vtc") or options.choice("cost", COSTS) == "linear"
-    return options.name in COMPILED and linear and machine.reserve != "paged"
+    return options.name in COMPILED and linear and machine.reserve != "paged" and machine.is_plain
 
 
 def _run_compiled(
     work: Workload, policy: str, hardware: Hardware, machine: Machine, weights: Mapping[str, float]
 ) -> Result:
-    from llmsys.fair_queue.sim.fast import Requests, Rules, new_book, simulate_arrays
+    from llmsys.fair_queue.sim.fast import simulate_arrays
+    from llmsys.fair_queue.sim.ledger import Pace, Requests, Rules, new_book
     from llmsys.fair_queue.sim.queues import new_queues
 
     options = Options(policy)
@@ -107,9 +110,7 @@ def _run_compiled(
         peak=machine.reserve == "peak",
         p0=hardware.p0,
         p1=hardware.p1,
-        d0=hardware.d0,
-        d1=hardware.d1,
-        d2=hardware.d2,
+        pace=Pace(hardware.d0, hardware.d1, hardware.d2, hardware.floor),
     )
     book = new_book(len(work.ids), tenants, machine.max_batch)
     # with a guess each request is charged by itself, so that a step charges nothing by itself

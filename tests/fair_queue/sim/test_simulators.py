@@ -24,6 +24,7 @@ COMPILED = [
     "vtc:wp=3,wq=1",
 ]
 STEPWISE = ["drr:quantum=20", "tpm=600", "vtc:cost=profile"]
+HOST_BOUND = Hardware(p0=1.0, p1=0.0, d0=0.5, d1=0.125, d2=0.0625, floor=2.0)
 UNEVEN = Hardware(p0=0.75, p1=0.125, d0=0.5, d1=0.0625, d2=0.015625)  # sums of these are exact
 
 
@@ -38,12 +39,12 @@ def columns(result):
     work=works(),
     admit_every=st.sampled_from([1, 3, 10]),
     memory=st.integers(26, 90),
-    hardware=st.sampled_from([PLAIN, UNEVEN]),
+    hardware=st.sampled_from([PLAIN, UNEVEN, HOST_BOUND]),
 )
 def test_the_compiled_simulator_repeats_the_stepwise_one(spec, reserve, work, admit_every, memory, hardware):
     trace = workload_of(records_of(work))
     machine = Machine(memory=memory, max_batch=4, max_prefill=20, admit_every=admit_every, reserve=reserve)
-    expected = simulate_stepwise(trace, create(spec), hardware, machine)
+    expected = simulate_stepwise(trace, lambda: create(spec), hardware, machine)
     found = run(trace, spec, hardware, machine=machine)
 
     assert expected.order == found.order
@@ -56,7 +57,7 @@ def test_the_compiled_simulator_repeats_the_stepwise_one(spec, reserve, work, ad
 def test_weights_reach_the_compiled_simulator(work):
     weights = {"a": 2.0, "b": 0.5}
     trace, machine = workload_of(records_of(work)), Machine(memory=40, admit_every=1)
-    expected = simulate_stepwise(trace, create("vtc", weights), PLAIN, machine)
+    expected = simulate_stepwise(trace, lambda: create("vtc", weights), PLAIN, machine)
 
     assert expected.order == run(trace, "vtc", PLAIN, machine=machine, weights=weights).order
 

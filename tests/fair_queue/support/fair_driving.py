@@ -24,9 +24,23 @@ def works(*, tenants=8, requests=60, longest=12):
 def _work(rows):
     steps = accumulate(gap for gap, *_ in rows)
     return [
-        Work(step, Request(f"r{number}", tenant, prompt, output))
+        Work(step, request(number, tenant, prompt, output))
         for number, (step, (_, tenant, prompt, output)) in enumerate(zip(steps, rows, strict=True))
     ]
+
+
+def request(number, tenant, prompt, output):
+    """A request with everything that some policy looks at, made from its number."""
+    return Request(
+        f"r{number}",
+        tenant,
+        prompt,
+        output,
+        group=None if number % 4 == 0 else f"g{number % 3}",
+        priority=number % 3,
+        prefix=tuple(range(number % 5)),
+        ttft_slo_s=None if number % 2 else float(number % 7),
+    )
 
 
 def admissions(policy, work, *, memory, on_step=None):

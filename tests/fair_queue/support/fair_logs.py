@@ -36,9 +36,11 @@ def log_of(trace, spec="vtc", *, weights=None, wp=1.0, wq=2.0, hardware=PLAIN, *
         prompt_weight=wp,
         output_weight=wq,
         clock="virtual",
+        max_batch=machine.max_batch,
+        admit_every=machine.admit_every,
     )
     events = [meta]
-    simulate_stepwise(workload_of(trace), create(spec, weights), hardware, machine, events.append)
+    simulate_stepwise(workload_of(trace), lambda: create(spec, weights), hardware, machine, events.append)
     return events
 
 

@@ -14,7 +14,7 @@ print("imported")
 """
 
 
-@pytest.mark.parametrize("name", ["paged_attention", "segmented_lora"])
+@pytest.mark.parametrize("name", ["paged_attention", "run_scan", "segmented_lora"])
 def test_a_kernel_module_imports_on_a_bare_machine(name):
     ended = subprocess.run([sys.executable, "-c", BARE.format(name=name)], capture_output=True, text=True, check=False)
 

@@ -1,0 +1,99 @@
+"""From tensors under transformers' names to a decoder: shapes checked, q, k, v and gate, up fused, nothing left over.
+
+Knows nothing of files but their names, for errors.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llmsys.engine.errors import ModelError
+from llmsys.engine.int4 import GROUP, Codes
+from llmsys.engine.linear import Linear
+from llmsys.engine.model import Decoder, Layer, ModelConfig
+
+__all__ = ["CODES", "NamedWeights", "build_decoder"]
+
+CODES = (".nibbles", ".scales")
+"""What is added to a weight's name where its 4-bit codes stand beside it."""
+
+
+class NamedWeights:
+    """Takes tensors by name, checks their shapes, and frees each once taken.
+
+    four_bit: whether matrices are to keep the 4-bit codes that stand beside them.
+    """
+
+    def __init__(self, path: Path, tensors: dict[str, Tensor], *, four_bit: bool = False) -> None:
+        self._path = path
+        self._tensors = tensors
+        self._four_bit = four_bit
+
+    def matrix(self, names: Sequence[str], outs: Sequence[int], width: int, bias: Tensor | None = None) -> Linear:
+        """The projections `names`, each [out, width], as one matrix."""
+        codes = [self._codes(name + ".weight", out, width) for name, out in zip(names, outs, strict=True)]
+        weight = torch.cat([self.take(name + ".weight", out, width) for name, out in zip(names, outs, strict=True)])
+        known = [part for part in codes if part is not None]
+        whole = self._four_bit and len(known) == len(names)
+        return Linear(weight, bias, codes=Codes.fused(known) if whole else None)
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """A tensor, which is not there any more. Raises ModelError for one that is missing or of another shape."""
+        tensor = self._tensors.pop(name, None)
+        if tensor is None:
+            raise ModelError(f"{self._path}: no tensor {name!r}; expected one of shape {list(shape)}")
+        if tuple(tensor.shape) != shape:
+            raise ModelError(f"{self._path}: tensor {name!r} is {list(tensor.shape)}; expected {list(shape)}")
+        return tensor
+
+    def has(self, name: str) -> bool:
+        """Whether a tensor has not been taken yet."""
+        return name in self._tensors
+
+    def finish(self) -> None:
+        """Refuse weights that nothing took: a model that leaves them out is another model."""
+        left = sorted(name for name in self._tensors if not name.endswith(".rotary_emb.inv_freq"))
+        if left:
+            raise ModelError(f"{self._path}: tensor {left[0]!r} has no place in the decoder; expected a plain decoder")
+
+    def _codes(self, name: str, out: int, width: int) -> Codes | None:
+        if not self.has(name + CODES[0]):
+            return None
+        nibbles = self.take(name + CODES[0], out, width // 2)
+        return Codes(nibbles, self.take(name + CODES[1], width // GROUP, out, 2))
+
+
+def build_decoder(config: ModelConfig, weights: NamedWeights, *, tied: bool) -> Decoder:
+    """Take every weight of a model of this shape; tied: the head is the embedding, stored once or twice.
+
+    Raises ModelError for a weight that is missing, of another shape, or left over.
+    """
+    embedding = weights.take("model.embed_tokens.weight", config.vocab, config.hidden)
+    layers = [_layer(weights, config, f"model.layers.{index}.") for index in range(config.layers)]
+    norm = weights.take("model.norm.weight", config.hidden)
+    stored = weights.has("lm_head.weight") or not tied  # a tied head may be stored a second time
+    head = weights.take("lm_head.weight", config.vocab, config.hidden) if stored else embedding
+    weights.finish()
+    return Decoder(config, embedding=embedding, layers=layers, norm=norm, head=Linear(embedding if tied else head))
+
+
+def _layer(weights: NamedWeights, config: ModelConfig, prefix: str) -> Layer:
+    hidden, attention, mlp = config.hidden, prefix + "self_attn.", prefix + "mlp."
+    widths = (config.q_width, config.kv_width, config.kv_width)
+    qkv = [f"{attention}{name}_proj" for name in "qkv"]
+    bias = None
+    if weights.has(qkv[0] + ".bias"):
+        bias = torch.cat([weights.take(name + ".bias", width) for name, width in zip(qkv, widths, strict=True)])
+    normed = weights.has(attention + "q_norm.weight")
+    return Layer(
+        attention_norm=weights.take(prefix + "input_layernorm.weight", hidden),
+        qkv=weights.matrix(qkv, widths, hidden, bias),
+        o=weights.matrix([attention + "o_proj"], [hidden], config.q_width),
+        mlp_norm=weights.take(prefix + "post_attention_layernorm.weight", hidden),
+        gate_up=weights.matrix([mlp + "gate_proj", mlp + "up_proj"], [config.mlp] * 2, hidden),
+        down=weights.matrix([mlp + "down_proj"], [hidden], config.mlp),
+        q_norm=weights.take(attention + "q_norm.weight", config.head_dim) if normed else None,
+        k_norm=weights.take(attention + "k_norm.weight", config.head_dim) if normed else None,
+    )
