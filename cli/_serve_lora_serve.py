@@ -87,6 +87,7 @@ def serve(
     llmsys serve-lora serve --adapters ./adapters --port 8000
     """
     from llmsys import gpu
+    from llmsys.fair_queue.policy import engine_policy
     from llmsys.serve_lora import batch_files, read_prices
     from llmsys.serve_lora import server as http
 
@@ -106,7 +107,7 @@ def serve(
         max_batch_tokens=max_batch_tokens or None,
         lora_slots=lora_slots,
         lora_rank_max=lora_rank_max,
-        policy=policy,
+        policy=engine_policy(policy, table.weights()),
         max_queue=max_queue,
         drain_s=drain_s,
         tenants=table,

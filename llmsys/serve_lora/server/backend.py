@@ -16,7 +16,6 @@ from llmsys.engine.core import Engine
 from llmsys.engine.model import ModelConfig
 from llmsys.engine.parts import TextCodec
 from llmsys.engine.server_loop import AsyncEngine
-from llmsys.fair_queue.policy import engine_policy
 from llmsys.serve_lora.ledger import VERSION, Ledger, Opening
 from llmsys.serve_lora.server.metering import Meter, MeteredExecutor
 from llmsys.serve_lora.server.registry import AdapterRegistry, Slots
@@ -57,7 +56,7 @@ class Backend:
 
 
 def load(settings: ServerSettings) -> Loaded:
-    """Load the model and put the meter in; takes seconds. Raises as `Engine.load` does, PolicySpecError."""
+    """Load the model and put the meter in; takes seconds. Raises as `Engine.load` does."""
     from llmsys.engine.loader import find_model, read_config
 
     config = EngineConfig(
@@ -70,7 +69,7 @@ def load(settings: ServerSettings) -> Loaded:
         max_finished=0,
         lora_slots=settings.lora_slots,
         lora_rank_max=settings.lora_rank_max,
-        policy=engine_policy(settings.policy, settings.tenants.weights()),
+        policy=settings.policy,
     )
     model = read_config(find_model(settings.model))
     parts = assemble(settings.model, config)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llmsys.engine.policy import FirstComeFirstServed, Policy
 from llmsys.errors import UsageFault
 from llmsys.serve_lora.prices import PriceList
 from llmsys.serve_lora.server.tenants import TenantTable
@@ -53,7 +54,7 @@ class ServerSettings:
     max_batch_tokens: int | None = None
     lora_slots: int = 32
     lora_rank_max: int = 64
-    policy: str = "vtc"
+    policy: Policy = field(default_factory=FirstComeFirstServed)
     max_queue: int = 1024
     drain_s: float = 30.0
     max_body_bytes: int = 8 << 20

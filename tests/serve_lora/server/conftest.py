@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
 from llmsys.engine.model import ModelConfig
-from llmsys.fair_queue.policy import engine_policy
 from llmsys.serve_lora.ledger import VERSION, Ledger, Opening
 from llmsys.serve_lora.prices import PriceList
 from llmsys.serve_lora.server.app import make_app
@@ -141,7 +140,7 @@ def load_stand_ins(runner, settings, slots, blocks):
         max_waiting=settings.max_queue,
         max_finished=0,
         block_tokens=4,
-        policy=engine_policy(settings.policy, settings.tenants.weights()),
+        policy=settings.policy,
     )
     executor = MeteredExecutor(runner, meter, rank_of=lambda name: ranks.get(name, 0))
     engine = Engine(executor, ByteCodec(), pool, config, blocks=blocks, on_event=meter.on_event)
