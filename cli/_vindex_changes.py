@@ -1,7 +1,7 @@
 """Verbs of `llmsys vindex` that change an index: add, delete, grant, revoke, drop-tenant, apply."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -71,12 +71,7 @@ def grant(
 
     Example: llmsys vindex grant idx --tenant acme 17 18 19
     """
-    from llmsys.vindex import Index
-    from llmsys.vindex.sources import typed_ids
-
-    with Index.open(index, "w") as opened:
-        changed = opened.grant(typed_ids(ids, opened), tenant, skip_missing=on_error == "skip")
-    report(changed, [changed], json=json)
+    _change("grant", index, ids, tenant, on_error=on_error, json=json)
 
 
 def revoke(
@@ -92,11 +87,19 @@ def revoke(
 
     Example: llmsys vindex revoke idx --tenant acme 17
     """
+    _change("revoke", index, ids, tenant, on_error=on_error, json=json)
+
+
+def _change(
+    what: Literal["grant", "revoke"], index: Path, ids: list[str], tenant: str, *, on_error: str, json: bool
+) -> None:
+    """Grant or revoke, and say what changed."""
     from llmsys.vindex import Index
     from llmsys.vindex.sources import typed_ids
 
     with Index.open(index, "w") as opened:
-        changed = opened.revoke(typed_ids(ids, opened), tenant, skip_missing=on_error == "skip")
+        act = opened.grant if what == "grant" else opened.revoke
+        changed = act(typed_ids(ids, opened), tenant, skip_missing=on_error == "skip")
     report(changed, [changed], json=json)
 
 

@@ -72,10 +72,11 @@ def export(
     index: Readable,
     *,
     to: Annotated[
-        str, typer.Option("--to", help="jsonl, or npy: vectors.npy with ids.", callback=one_of("jsonl", "npy"))
+        str,
+        typer.Option("--to", help="jsonl; npy, fvecs: vectors with ids.", callback=one_of("jsonl", "npy", "fvecs")),
     ] = "jsonl",
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="DEST", help="File of jsonl (- is stdout), directory of npy.")
+        str, typer.Option("-o", "--output", metavar="DEST", help="File of jsonl (- is stdout), directory of others.")
     ] = "-",
     tenant: Tenant = None,
     ids: Annotated[
@@ -91,12 +92,12 @@ def export(
     from llmsys.vindex.exchange import export_arrays, export_lines
     from llmsys.vindex.sources import listed_ids
 
-    if to == "npy" and output == "-":
-        raise typer.BadParameter("--to npy writes two files; -o names their directory")
+    if to != "jsonl" and output == "-":
+        raise typer.BadParameter(f"--to {to} writes two files; -o names their directory")
     opened = Index.open(index)
     only = None if ids is None else listed_ids(ids, opened)
-    if to == "npy":
-        note(f"{export_arrays(opened, Path(output), tenant, only)} vectors")
+    if to != "jsonl":
+        note(f"{export_arrays(opened, Path(output), tenant, only, kind=to)} vectors")
         return
     with records_out(output) as out:
         for record in export_lines(opened, tenant, only):

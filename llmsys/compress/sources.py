@@ -140,7 +140,7 @@ def _describe_gguf(path: Path) -> Callable[[Path], None]:
         config = {key: value for key, value in GgufFile(path).config.items() if value is not None}
         with replace_file(out / "config.json") as stream:
             stream.write(encode(config))
-        Tokenizer.load(path).save(out)
+        Tokenizer.load(path).export(out)
 
     return write
 

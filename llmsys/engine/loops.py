@@ -14,7 +14,7 @@ from numba.extending import overload
 
 from llmsys.engine.team import compiled
 
-__all__ = ["as_stored", "attend_rows", "rms_norm", "silu_mul", "widened"]
+__all__ = ["as_stored", "attend_rows", "exp_float32", "rms_norm", "silu_mul", "widened"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -70,7 +70,7 @@ overload(as_stored)(_as_stored_compiled)
 
 
 @compiled
-def _exp(x: Any) -> Any:  # noqa: ANN401
+def exp_float32(x: Any) -> Any:  # noqa: ANN401
     """e^x in float32 within 2 units in the last place, free of branches so that loops over it vectorise.
 
     Cody and Waite's reduction by multiples of ln 2, then the polynomial of the Cephes library. NaN stays NaN.
@@ -111,7 +111,7 @@ def silu_mul(gate_up: Array, out: Array, thread: int, threads: int) -> None:
     for row in range(rows * thread // threads, rows * (thread + 1) // threads):
         for i in range(width):
             gate = widened(gate_up[row, i])
-            silu = widened(as_stored(gate / (ONE + _exp(-gate)), gate_up[row, i]))
+            silu = widened(as_stored(gate / (ONE + exp_float32(-gate)), gate_up[row, i]))
             out[row, i] = as_stored(silu * widened(gate_up[row, width + i]), gate_up[row, i])
 
 
@@ -146,7 +146,7 @@ def _softmax(scores: Array, length: int) -> Any:  # noqa: ANN401
         top = max(top, scores[t])
     total = ZERO
     for t in range(length):
-        weight = _exp(scores[t] - top)
+        weight = exp_float32(scores[t] - top)
         scores[t] = weight
         total += weight
     return ONE / total

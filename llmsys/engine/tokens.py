@@ -72,9 +72,16 @@ class Tokenizer:
         facts = {"eos_ids": sorted(self.eos_ids), "template": self._source, "words": self._words}
         (directory / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
-    def save(self, directory: Path) -> None:
-        """Write the tokenizer's files into a model directory, as transformers names them."""
-        self._tokenizer.save_pretrained(str(directory))
+    def export(self, directory: Path) -> None:
+        """Write the tokenizer's files into a model directory, as transformers names and reads them."""
+        from transformers import PreTrainedTokenizerFast
+
+        named = PreTrainedTokenizerFast(tokenizer_object=self._backend, chat_template=self._source, **self._words)
+        named.save_pretrained(str(directory))
+
+    def as_json(self) -> str:
+        """The tokenizer in the form of the `tokenizers` library, for what builds tables from it."""
+        return str(self._backend.to_str())
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; special tokens in the text are read as such."""

@@ -4,72 +4,99 @@ A line is a trace record or an OpenAI batch request. Every line read is an arriv
 and in full. Knows no clock and no memory: what is fair is the policy's, how far ahead it may look is the window's.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
-import msgspec
-
-from llmsys.artifacts import decode_record, read_lines
 from llmsys.errors import BadInput
-from llmsys.fair_queue.policy import Policy, PolicySpecError, Request, RequestsPerMinute, TokensPerMinute
+from llmsys.fair_queue.policy import Policy, PolicySpecError, Request, RequestsPerMinute, TokensPerMinute, create
+from llmsys.fair_queue.policy.registry import COSTS, PREDICTIONS
+from llmsys.fair_queue.policy.spec import Options, check_weights
+from llmsys.fair_queue.request_lines import RequestLines, read_request_lines
 
 __all__ = ["order_lines"]
-
-BYTES_PER_TOKEN = 4
-
-
-class _Text(msgspec.Struct):
-    text: str = ""
-
-
-class _Message(msgspec.Struct):
-    content: str | list[_Text] | None = None
-
-
-class _Body(msgspec.Struct):
-    messages: list[_Message] = []
-    prompt: msgspec.Raw = msgspec.Raw(b"")
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    user: str | None = None
-
-
-class _Line(msgspec.Struct):
-    """Of either kind of line, what says whose it is and what it costs."""
-
-    tenant: str | None = None
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    priority: int = 0
-    group: str | None = None
-    body: _Body | None = None
 
 
 def order_lines(
     source: str | Path,
-    policy: Policy,
+    policy: str = "vtc",
     *,
+    weights: Mapping[str, float] | None = None,
     window: int = 10_000,
     default_max_tokens: int = 512,
     on_error: str = "fail",
     on_skip: Callable[[BadInput], None] | None = None,
-) -> Iterator[bytes]:
-    """Yield the lines of `source`, newline included, in the order in which `policy` serves them.
+) -> Iterator[list[bytes]]:
+    """Yield the lines of `source`, newline included, in the order in which the policy of this spec serves them.
 
-    At most `window` lines are held. A batch line without counts is taken as 4 bytes a token of prompt, and
-    `default_max_tokens` where it sets no limit. Raises BadInput at FILE:LINE, or gives it to `on_skip`;
-    PolicySpecError for a policy that refuses or delays.
+    They come in lists, as they are due; at most `window` wait. A batch line without counts is taken as 4 bytes a token
+    of prompt, and `default_max_tokens` where it sets no limit. Raises BadInput at FILE:LINE, or gives it to `on_skip`;
+    PolicySpecError for a bad spec, or a policy that refuses or delays.
     """
-    if isinstance(policy, RequestsPerMinute | TokensPerMinute):
+    chosen = create(policy, weights)
+    if isinstance(chosen, RequestsPerMinute | TokensPerMinute):
         raise PolicySpecError("a policy that refuses or delays requests cannot order lines; vtc, lcf, drr or fcfs can")
+    options = Options(policy)
+    refuse = on_skip if on_error == "skip" and on_skip is not None else _refuser(on_error)
+    blocks = read_request_lines(
+        source, default_max_tokens=default_max_tokens, refuse=refuse, records=not _is_compiled(options)
+    )
+    return _ordered(blocks, chosen, options, check_weights(weights), window)
+
+
+def _refuser(on_error: str) -> Callable[[BadInput], None]:
+    def fail(error: BadInput) -> None:
+        raise error
+
+    return fail if on_error != "skip" else lambda error: None
+
+
+def _ordered(
+    blocks: Iterator[RequestLines], policy: Policy, options: Options, weights: Mapping[str, float], window: int
+) -> Iterator[list[bytes]]:
+    """By the policy itself, or by the compiled loop where there is one and more than a window comes."""
+    if not _is_compiled(options):
+        yield from _serve(blocks, policy, window)
+        return
+    first: list[RequestLines] = []
+    while sum(len(block.lines) for block in first) < window and (block := next(blocks, None)) is not None:
+        first.append(block)
+    if sum(len(block.lines) for block in first) < window:
+        yield from _serve(iter(first), policy, window)
+        return
+    from llmsys.fair_queue.bulk_order import BulkOrder
+
+    bulk = BulkOrder(
+        window,
+        wp=options.number("wp", 1.0),
+        wq=options.number("wq", 2.0),
+        lift=options.name == "vtc",
+        weights=weights,
+    )
+    for block in chain(first, blocks):
+        yield bulk.feed(block)
+    yield bulk.drain()
+
+
+def _is_compiled(options: Options) -> bool:
+    """Whether the spec names counters of linear costs that nothing is predicted for."""
+    if options.name not in ("vtc", "lcf"):
+        return False
+    return options.choice("cost", COSTS) == "linear" and options.choice("predict", PREDICTIONS) == "none"
+
+
+def _serve(blocks: Iterator[RequestLines], policy: Policy, window: int) -> Iterator[list[bytes]]:
     pending: dict[str, bytes] = {}
-    for request, line in _requests(source, default_max_tokens, on_skip if on_error == "skip" else _fail):
-        policy.arrive(request, 0.0)
-        pending[request.id] = line
-        if len(pending) >= window:
-            yield _serve_one(policy, pending)
+    number = 0
+    for block in blocks:
+        for place, line in enumerate(block.lines):
+            policy.arrive(_request(block, place, number), 0.0)
+            pending[str(number)] = line
+            number += 1
+            if len(pending) >= window:
+                yield [_serve_one(policy, pending)]
     while pending:
-        yield _serve_one(policy, pending)
+        yield [_serve_one(policy, pending)]
 
 
 def _serve_one(policy: Policy, pending: dict[str, bytes]) -> bytes:
@@ -80,46 +107,16 @@ def _serve_one(policy: Policy, pending: dict[str, bytes]) -> bytes:
     return pending.pop(request.id)
 
 
-def _fail(error: BadInput) -> None:
-    raise error
-
-
-def _requests(
-    source: str | Path, default_max_tokens: int, on_skip: Callable[[BadInput], None] | None
-) -> Iterator[tuple[Request, bytes]]:
-    decoder = msgspec.json.Decoder(_Line)
-    name = "<stdin>" if source == "-" else str(source)
-    for number, line in read_lines(source):
-        if not line or line.isspace():
-            continue
-        where = f"{name}:{number}"
-        try:
-            yield _request(decode_record(line, decoder, where), number, default_max_tokens, where), line + b"\n"
-        except BadInput as error:
-            if on_skip is not None:
-                on_skip(error)
-
-
-def _request(line: _Line, number: int, default_max_tokens: int, where: str) -> Request:
-    body = line.body
-    prompt, output = line.prompt_tokens, line.output_tokens
-    if body is not None:
-        limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-        output = (default_max_tokens if limit is None else limit) if output is None else output
-        prompt = _prompt_bytes(body) // BYTES_PER_TOKEN if prompt is None else prompt
-    if prompt is None or output is None:
-        raise BadInput(where, "no token counts and no body", "a trace record or an OpenAI batch line")
-    if prompt < 0 or output < 0:
-        raise BadInput(where, f"{min(prompt, output)} tokens", "token counts of at least 0")
-    tenant = line.tenant or (body.user if body is not None else None) or "default"
-    return Request(str(number), tenant, prompt, output, group=line.group, priority=line.priority)
-
-
-def _prompt_bytes(body: _Body) -> int:
-    """Bytes of text in a body's prompt or messages, quotes of a plain prompt not counted."""
-    total = max(len(bytes(body.prompt)) - 2, 0)
-    for message in body.messages:
-        content = message.content
-        texts = [content] if isinstance(content, str) else [part.text for part in content or []]
-        total += sum(len(text.encode()) for text in texts)
-    return total
+def _request(block: RequestLines, place: int, number: int) -> Request:
+    whose_and_what = block.tenants[place], block.prompt_tokens[place], block.output_tokens[place]
+    if block.records is None:
+        return Request(str(number), *whose_and_what)
+    record = block.records[place]
+    return Request(
+        str(number),
+        *whose_and_what,
+        group=record.group,
+        priority=record.priority,
+        prefix=record.prefix,
+        ttft_slo_s=record.ttft_slo_s,
+    )

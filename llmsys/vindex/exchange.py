@@ -1,4 +1,4 @@
-"""An index out to files that others read: `.npy` with its ids, or JSON Lines; always in the order of ids.
+"""An index out to files that others read: `.npy` or `.fvecs` with ids, or JSON Lines; always in the order of ids.
 
 The order makes the bytes a function of the content alone. Under a tenant, no other tenant's name leaves.
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmsys.artifacts import VectorRecord, encode, write_npy
+from llmsys.artifacts import VectorRecord, encode, write_npy, write_vecs
 from llmsys.vindex.faults import NotFound
 from llmsys.vindex.index import Index
 from llmsys.vindex.search import visible
@@ -28,12 +28,19 @@ def export_lines(index: Index, tenant: str | None, ids: Iterable[Id] | None) -> 
         yield VectorRecord(state.store.name(slot), vector, tenants=tuple(names))
 
 
-def export_arrays(index: Index, dest: Path, tenant: str | None, ids: Iterable[Id] | None) -> int:
-    """Write `vectors.npy` [n, d] and `ids.npy` (`ids.jsonl` for text) into a directory; returns n."""
+def export_arrays(index: Index, dest: Path, tenant: str | None, ids: Iterable[Id] | None, *, kind: str = "npy") -> int:
+    """Write `vectors.npy` or `vectors.fvecs` [n, d], and `ids.npy` (`ids.jsonl` for text), into a directory.
+
+    Returns n. `kind` is npy or fvecs.
+    """
     slots = _slots(index, tenant, ids)
     names = index.state.store.names(slots)
     dest.mkdir(parents=True, exist_ok=True)
-    write_npy(dest / "vectors.npy", np.ascontiguousarray(index.state.store.vectors[slots]))
+    rows = np.ascontiguousarray(index.state.store.vectors[slots])
+    if kind == "npy":
+        write_npy(dest / "vectors.npy", rows)
+    else:
+        write_vecs(dest / "vectors.fvecs", rows)
     if all(isinstance(one, int) for one in names):
         write_npy(dest / "ids.npy", np.array(names, np.int64))
     else:

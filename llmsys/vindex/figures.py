@@ -1,6 +1,6 @@
 """What an index holds and what each of its parts costs. Knows no files but the log's size."""
 
-from typing import Any
+import sys
 
 import msgspec
 import numpy as np
@@ -33,6 +33,7 @@ class Figures(msgspec.Struct, frozen=True):
     seq: int
     log_bytes: int
     bytes: dict[str, int]
+    bytes_per_vector: float
 
 
 class TenantFigures(msgspec.Struct, frozen=True):
@@ -48,6 +49,7 @@ def figures(index: Index) -> Figures:
     """All figures of an index. Builds the trees of all tenants to count them."""
     state, store = index.state, index.state.store
     tenants, grants, live = state.tenants(), state.grants(), store.live_slots()
+    parts = _bytes(state, tenants)
     sizes = np.bincount(store.leaf[live], minlength=state.clusters.leaves)
     return Figures(
         vectors=store.live,
@@ -64,7 +66,8 @@ def figures(index: Index) -> Figures:
         dead=store.dead,
         seq=index.seq,
         log_bytes=index.log_bytes,
-        bytes=_bytes(state, tenants),
+        bytes=parts,
+        bytes_per_vector=parts["total"] / max(1, store.live),
     )
 
 
@@ -89,23 +92,25 @@ def tenant_figures(index: Index, name: str) -> TenantFigures:
 
 
 def _bytes(state: State, tenants: list[str]) -> dict[str, int]:
+    """Memory by part, with spare rows and Python's own objects; mapped files count as if they were read."""
     store, clusters = state.store, state.clusters
     lists = [state.lists[name] for name in tenants]
-    trees = [one.tree(clusters, store.leaf, state.shape.max_shortlist) for one in lists]
+    for one in lists:
+        one.tree(clusters, store.leaf, state.shape.max_shortlist)
+    names = sys.getsizeof(state.lists) + sum(sys.getsizeof(name) for name in state.lists)
+    nodes = (clusters.centroids, clusters.first_child, clusters.children, clusters.leaf_start, clusters.leaf_end)
     parts = {
-        "store": store.used * store.vectors.shape[1] * 4,
-        "codes": store.used * store.codes.shape[1],
-        "lists": sum(one.slots.nbytes + 8 * len(one.tail) for one in lists) + 4 * store.used,
-        "trees": sum(records.nbytes for records in trees) + _size(clusters.centroids) + 16 * len(clusters.children),
-        "ids": store.id_bytes() + store.used,
+        "store": store.vectors.nbytes,
+        "codes": store.codes.nbytes,
+        "lists": names + sum(one.list_bytes() for one in lists) + store.leaf.nbytes,
+        "trees": sum(one.tree_bytes() for one in lists)
+        + sum(part.nbytes for part in nodes)
+        + state.space().nodes.nbytes,
+        "ids": store.id_bytes() + store.alive.nbytes,
         "filters": 0,
     }
     total = sum(parts.values())
     return parts | {"overhead": total - parts["store"], "total": total}
-
-
-def _size(*arrays: "np.ndarray[Any, np.dtype[Any]]") -> int:
-    return sum(array.nbytes for array in arrays)
 
 
 def _drift(state: State) -> float:

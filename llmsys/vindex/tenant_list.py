@@ -4,6 +4,7 @@ Removal is a binary search and a copy; a full tail is merged. Arrays that a sear
 new ones in their place. Knows neither vectors nor names.
 """
 
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +17,7 @@ from llmsys.vindex.tenant_tree import sort_keys, tenant_tree
 __all__ = ["TAIL", "Run", "TenantList"]
 
 TAIL = 64
+ARRAY_BYTES, INTEGER_BYTES, RUN_ROW_BYTES = 112, 32, 280
 EMPTY: I32 = np.zeros(0, np.int32)
 
 
@@ -115,6 +117,16 @@ class TenantList:
         if self._tree is None:
             self._tree = tenant_tree(clusters, leaf[self.slots], max_shortlist)
         return self._tree
+
+    def list_bytes(self) -> int:
+        """Memory of the list, of its tail, and of the objects that hold them."""
+        run = 0 if self._run is None else sys.getsizeof(self._run) + sys.getsizeof(self._run.tail) + RUN_ROW_BYTES
+        slots = self.slots.nbytes + ARRAY_BYTES
+        return sys.getsizeof(self) + slots + sys.getsizeof(self.tail) + INTEGER_BYTES * len(self.tail) + run
+
+    def tree_bytes(self) -> int:
+        """Memory of the tree, if it was asked for."""
+        return 0 if self._tree is None else self._tree.nbytes + ARRAY_BYTES
 
     def _sort(self, slots: I32, leaf: I32) -> None:
         self.slots = slots[np.argsort(sort_keys(leaf, slots), kind="stable")]

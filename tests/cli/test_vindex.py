@@ -204,8 +204,12 @@ def test_an_export_under_a_tenant_names_no_other_and_reads_back(indexed, labels)
     lines = indexed.run("vindex", "export", "idx", "--tenant", "kind:class", "-o", "out.jsonl")
     again = indexed.run("vindex", "build", "again", "--vectors", "out.jsonl")
 
+    vecs = indexed.run("vindex", "export", "idx", "--tenant", "kind:class", "--to", "fvecs", "-o", "vecs")
+    found = indexed.run("vindex", "search", "again", "--queries", "vecs/vectors.fvecs", "--all", "-k", "1", "--exact")
+
     seen = [one for one, names in labels.items() if "kind:class" in names]
-    assert (run.returncode, lines.returncode) == (0, 0)
+    assert (run.returncode, lines.returncode, vecs.returncode) == (0, 0, 0)
+    assert [hit["ids"] for hit in records(found.stdout)] == [[one] for one in seen]
     assert np.load(indexed.directory / "out" / "ids.npy").tolist() == seen
     assert {
         name for record in records((indexed.directory / "out.jsonl").read_text()) for name in record["tenants"]

@@ -1,6 +1,7 @@
 """The filter: the same bytes out, in the order of the policy, with a window of lines at most."""
 
 import json
+import random
 from collections import Counter
 
 import pytest
@@ -9,10 +10,13 @@ from fair_transcription import Transcription
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsys.artifacts import encode
+from llmsys.artifacts import encode, jsonl
 from llmsys.errors import BadInput
-from llmsys.fair_queue import order_lines
+from llmsys.fair_queue import bulk_order, order_lines
+from llmsys.fair_queue.bulk_order import BulkOrder
+from llmsys.fair_queue.order import _serve
 from llmsys.fair_queue.policy import PolicySpecError, Request, create
+from llmsys.fair_queue.request_lines import read_request_lines
 
 
 def line(tenant, prompt=1, output=1, **more):
@@ -28,7 +32,7 @@ def batch(content, tenant=None, **body):
 def ordered(tmp_path, lines, spec="vtc", **options):
     path = tmp_path / "in.jsonl"
     path.write_bytes(b"".join(lines))
-    return list(order_lines(path, create(spec), **options))
+    return [line for lines in order_lines(path, spec, **options) for line in lines]
 
 
 @settings(max_examples=60, deadline=None)
@@ -54,6 +58,49 @@ def test_emits_what_the_transcription_serves_with_the_same_window(work, window, 
         emit()
 
     assert expected == ordered(tmp_path_factory.mktemp("order"), lines, window=window)
+
+
+def by_both(path, window, spec="vtc", weights=None):
+    """The order of the policy itself and of the compiled loop."""
+
+    def blocks():
+        return read_request_lines(path, default_max_tokens=7, refuse=pytest.fail)
+
+    bulk = BulkOrder(window, wp=1.0, wq=2.0, lift=spec == "vtc", weights=weights or {})
+    compiled = [line for block in blocks() for line in bulk.feed(block)] + bulk.drain()
+    return [line for lines in _serve(blocks(), create(spec, weights), window) for line in lines], compiled
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    work=works(tenants=6),
+    window=st.sampled_from([1, 2, 7, 1000]),
+    spec=st.sampled_from(["vtc", "lcf"]),
+    weights=st.sampled_from([{}, {"a": 3.0, "b": 0.7}]),
+)
+def test_the_compiled_loop_writes_what_the_policy_writes(work, window, spec, weights, tmp_path_factory):
+    path = tmp_path_factory.mktemp("order") / "in.jsonl"
+    path.write_bytes(
+        b"".join(line(i.request.tenant, i.request.prompt_tokens, i.request.max_tokens, n=n) for n, i in enumerate(work))
+    )
+    slow, fast = by_both(path, window, spec, weights)
+
+    assert slow == fast
+
+
+def test_the_compiled_loop_keeps_its_order_when_its_pool_is_renumbered_and_widened(tmp_path, monkeypatch):
+    monkeypatch.setattr(bulk_order, "ROOM", 3000)
+    monkeypatch.setattr(jsonl, "BLOCK_BYTES", 2**15)
+    draw = random.Random(3)
+    path = tmp_path / "in.jsonl"
+    lines = [
+        line(f"t{int(3000 * draw.random() ** 2)}", draw.randrange(90), draw.randrange(50), n=n) for n in range(9000)
+    ]
+    path.write_bytes(b"".join(lines))
+    slow, fast = by_both(path, 700)
+
+    assert len({json.loads(text)["tenant"] for text in slow}) > 1024
+    assert slow == fast
 
 
 @settings(max_examples=60, deadline=None)

@@ -41,7 +41,7 @@ class _Answer:
 
 
 async def fetch(pool: BackendPool, path: bytes, extra: bytes = b"") -> tuple[int, bytes]:
-    """GET a small document on a connection of its own: status and body. Raises OSError or TimeoutError."""
+    """GET a small document on a new connection: status and body. Raises OSError or TimeoutError."""
     connection = await pool.connect()
     answer = _Answer()
     target = pool.address.prefix + path
@@ -49,8 +49,10 @@ async def fetch(pool: BackendPool, path: bytes, extra: bytes = b"") -> tuple[int
     try:
         connection.send(head, answer)
         await asyncio.wait_for(answer.done, PROBE_TIMEOUT_S)
-    finally:
+    except (OSError, TimeoutError, asyncio.CancelledError):
         connection.abort()
+        raise
+    # with its answer complete the connection went to the pool, and may carry a request by now
     return answer.status, answer.data
 
 

@@ -43,18 +43,21 @@ class _Held:
 
 
 class Scheduler:
-    """Holds the requests between arrival and end. Raises PolicySpecError for a spec that `policy.create` refuses."""
+    """Holds the requests between arrival and end. Raises PolicySpecError for a spec that `policy.create` refuses.
+
+    `counted` is the policy's counters, or None if it has none.
+    """
 
     def __init__(self, spec: str, weights: Mapping[str, float]) -> None:
         self.spec = spec
         self._weights = dict(weights)
-        self._policy: Policy = create(spec, self._weights)
         self._held: dict[str, _Held] = {}
+        self._use(create(spec, self._weights))
 
-    @property
-    def counted(self) -> Counted | None:
-        """The policy's counters, or None if it has none."""
-        return self._policy if isinstance(self._policy, Counted) else None
+    def _use(self, policy: Policy) -> None:
+        self._policy = policy
+        # asked once: isinstance of a Protocol looks at every one of its names
+        self.counted: Counted | None = policy if isinstance(policy, Counted) else None
 
     def arrive(self, request: Request, now_s: float) -> Decision:
         """Queue a request, or refuse it as the policy says."""
@@ -78,8 +81,8 @@ class Scheduler:
     def settle(self, request_id: str, usage: Usage, now_s: float) -> None:
         """Replace the estimates of a running request by what the backend counted."""
         held = self._held[request_id]
-        if isinstance(self._policy, Counted):
-            self._policy.correct(request_id, prompt_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens)
+        if self.counted is not None:
+            self.counted.correct(request_id, prompt_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens)
         elif usage.output_tokens > held.counted:
             self._policy.tokens(request_id, usage.output_tokens - held.counted, now_s)
         held.counted = usage.output_tokens
@@ -100,7 +103,8 @@ class Scheduler:
             return
         fresh = create(self.spec, weights)
         fresh.restore(self._policy.snapshot())
-        self._policy, self._weights = fresh, dict(weights)
+        self._use(fresh)
+        self._weights = dict(weights)
 
     def switch(self, spec: str, now_s: float) -> None:
         """Go on under another policy: running requests are charged to it as so far, waiting ones keep their order.
@@ -121,4 +125,5 @@ class Scheduler:
         refused = [request for request in waiting if not fresh.arrive(request, now_s).accepted]
         if refused or len(started) < len(running):
             raise ValueError(f"policy {spec} refuses requests that are here already; switch when fewer wait")
-        self._policy, self.spec = fresh, spec
+        self._use(fresh)
+        self.spec = spec

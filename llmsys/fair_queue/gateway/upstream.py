@@ -87,6 +87,7 @@ class BackendConnection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._complete = False
         self._until_close = False
+        self._keep_alive = True
         self.idle_since_s = 0.0
 
     @property
@@ -134,7 +135,7 @@ class BackendConnection(asyncio.Protocol):
         body.clear()
         if self._complete:
             self._receiver = None
-            if parser.should_keep_alive():
+            if self._keep_alive:
                 self._pool.give_back(self)
             else:
                 self.abort()
@@ -167,6 +168,7 @@ class BackendConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         assert self._parser is not None
         self._complete = self._parser.get_status_code() >= 200
+        self._keep_alive = self._parser.should_keep_alive()  # known here only: the parser forgets with the message
 
     def pause(self) -> None:
         """Stop reading: whoever takes the bytes is slower than the backend."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llmsys.fair_queue.compiled import compiled, inlined
 
-__all__ = ["Queues", "least_queue", "lowered", "new_queues", "next_key", "pop_head", "push", "touch"]
+__all__ = ["STEP", "WAITING", "Queues", "least_queue", "lowered", "new_queues", "next_key", "pop_head", "push", "touch"]
 
 # places in Queues.size
 HEAP, WAITING, LAST_LEFT, STEP = range(4)
@@ -60,36 +60,38 @@ def new_queues(unit: Floats, requests: int) -> Queues:
     )
 
 
-@compiled
-def _before(q: Queues, a: int, b: int) -> bool:
-    return bool(q.key[a] < q.key[b] or (q.key[a] == q.key[b] and a < b))
+@inlined
+def _before(key: Floats, a: int, b: int) -> bool:
+    return bool(key[a] < key[b] or (key[a] == key[b] and a < b))
 
 
 @inlined
 def _rise(q: Queues, at: int) -> None:
-    moving = q.heap[at]
-    while at > 0 and _before(q, moving, q.heap[(at - 1) // 2]):
-        q.heap[at] = q.heap[(at - 1) // 2]
-        q.place[q.heap[at]] = at
+    heap, place, key = q.heap, q.place, q.key
+    moving = heap[at]
+    while at > 0 and _before(key, moving, heap[(at - 1) // 2]):
+        heap[at] = heap[(at - 1) // 2]
+        place[heap[at]] = at
         at = (at - 1) // 2
-    q.heap[at] = moving
-    q.place[moving] = at
+    heap[at] = moving
+    place[moving] = at
 
 
-@compiled
+@inlined
 def _sink(q: Queues, at: int) -> None:
-    moving, size = q.heap[at], q.size[HEAP]
+    heap, place, key = q.heap, q.place, q.key
+    moving, size = heap[at], q.size[HEAP]
     while True:
         child = 2 * at + 1
-        if child + 1 < size and _before(q, q.heap[child + 1], q.heap[child]):
+        if child + 1 < size and _before(key, heap[child + 1], heap[child]):
             child += 1
-        if child >= size or _before(q, moving, q.heap[child]):
+        if child >= size or _before(key, moving, heap[child]):
             break
-        q.heap[at] = q.heap[child]
-        q.place[q.heap[at]] = at
+        heap[at] = heap[child]
+        place[heap[at]] = at
         at = child
-    q.heap[at] = moving
-    q.place[moving] = at
+    heap[at] = moving
+    place[moving] = at
 
 
 @inlined

@@ -1,11 +1,15 @@
 """Backends that die, refuse, come back; and that no request is served twice."""
 
+import asyncio
 import json
 from collections import Counter
 
 import pytest
 from gateway_process import GatewayProcess
 from scripted_backend import ScriptedBackend
+
+from llmsys.fair_queue.gateway.backend import fetch
+from llmsys.fair_queue.gateway.upstream import BackendAddress, BackendPool
 
 
 @pytest.fixture
@@ -128,3 +132,44 @@ def test_a_backend_restarted_again_and_again_serves_no_request_twice(tmp_path):
 
     assert len(seen) > 0
     assert max(times.values()) == 1
+
+
+def test_a_health_check_leaves_its_connection_to_whoever_takes_it_next(backend):
+    """The connection is back in the pool before the check's task runs on: a request may be on it already."""
+
+    async def run():
+        pool = BackendPool(BackendAddress.parse(backend.url))
+        check = asyncio.ensure_future(fetch(pool, b"/health"))
+        while (connection := pool.take(asyncio.get_running_loop().time())) is None:
+            await asyncio.sleep(0)
+        answer = Collected()
+        connection.send(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n", answer)
+        assert (await check)[0] == 200
+        await asyncio.wait_for(answer.ended, 20)
+        pool.close()
+        return answer.statuses
+
+    assert asyncio.run(run()) == [200]
+
+
+class Collected:
+    """A receiver that notes statuses and the end."""
+
+    def __init__(self):
+        self.statuses, self.ended = [], asyncio.get_running_loop().create_future()
+
+    def received(self, head, data, *, end):
+        if head is not None:
+            self.statuses.append(head.status)
+        if end:
+            self.ended.set_result(None)
+
+    def lost(self, reason):
+        self.ended.set_exception(ConnectionError(reason))
+
+
+def test_connections_to_a_backend_are_used_again(gateway, backend):
+    for _ in range(20):
+        gateway.chat()
+
+    assert backend.connections <= 4

@@ -32,6 +32,7 @@ class ScriptedBackend:
     def __init__(self, *, slots=10_000, port=0):
         self.seen = []
         self.healthy = True
+        self.connections = 0
         self.port = port
         self._slots = slots
         self._gates = {}
@@ -98,6 +99,7 @@ class ScriptedBackend:
 
     async def _connection(self, reader, writer):
         self._writers.add(writer)
+        self.connections += 1
         with suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 seen = await self._request(reader)
