@@ -23,7 +23,8 @@ __all__ = ["AdapterInfo", "AdapterRegistry", "Slots"]
 
 HEADER_BYTES = 16 << 20
 CONFIG_BYTES = 1 << 20
-Signature = tuple[tuple[int, int, int], ...]
+MISSING = (0, 0, 0)
+Signature = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
 class Slots(Protocol):
@@ -99,8 +100,10 @@ class AdapterRegistry:
 
     def names(self) -> list[str]:
         """Every adapter that can be asked for now, sorted."""
-        self._look_around()
-        return sorted(self._entries)
+        if self._directory is not None and self._directory.is_dir():
+            for child in self._directory.iterdir():
+                self._find(child.name)
+        return sorted(name for name in self._entries if self.knows(name))
 
     def knows(self, name: str) -> bool:
         """Whether a name can be asked for now; looks at that name's directory only."""
@@ -123,7 +126,7 @@ class AdapterRegistry:
         Raises PermissionError for a path outside the directory, ValueError for a bad or taken name, AdapterError for
         files that do not fit; then nothing has changed.
         """
-        if fault := check_name(name):
+        if fault := _name_fault(name):
             raise ValueError(fault)
         if self.knows(name) and not replace:
             raise ValueError(f"adapter {name!r} is loaded already; load_inplace replaces it")
@@ -140,12 +143,10 @@ class AdapterRegistry:
         if entry is None:
             raise KeyError(name)
         self._hidden.add(name)
-        await self._forget(name)
-
-    async def sweep(self) -> None:
-        """Let the engine forget adapters whose directories are gone."""
-        for name in [name for name, entry in self._entries.items() if not _is_adapter(entry.path)]:
-            await self._forget(name)
+        del self._entries[name]
+        self._ranks.pop(name, None)
+        if entry.signature is not None:
+            await self._in_engine(lambda slots: slots.unregister(name))
 
     def report(self, resident: tuple[str, ...]) -> list[AdapterInfo]:
         """Every adapter in order of name, given those that hold a slot."""
@@ -155,19 +156,11 @@ class AdapterRegistry:
         if name in self._hidden:
             return None
         entry = self._entries.get(name)
-        if entry is None and self._directory is not None and check_name(name) is None and not name.startswith("."):
+        if entry is None and self._directory is not None and _name_fault(name) is None:
             path = self._directory / name
             if _is_adapter(path) and _within(path, self._directory):
                 entry = self._entries[name] = _Entry(path)
         return entry if entry is not None and _is_adapter(entry.path) else None
-
-    def _look_around(self) -> None:
-        if self._directory is not None and self._directory.is_dir():
-            for child in self._directory.iterdir():
-                self._find(child.name)
-        for name in [name for name, entry in self._entries.items() if not _is_adapter(entry.path)]:
-            if self._entries[name].signature is None:
-                del self._entries[name]
 
     async def _take_in(self, name: str, entry: _Entry) -> None:
         """Check the files as they are now, and let the engine know them if they are not those it knows."""
@@ -186,19 +179,13 @@ class AdapterRegistry:
         entry.rank, entry.digest, entry.fault = file.rank, file.digest.hex(), ""
         entry.file_bytes = signature[1][1]
 
-    async def _forget(self, name: str) -> None:
-        entry = self._entries.pop(name)
-        self._ranks.pop(name, None)
-        if entry.signature is not None:
-            await self._in_engine(lambda slots: slots.unregister(name))
-
     def _read(self, path: Path) -> AdapterFile:
         """Read and check an adapter whose files are of a size that such an adapter can have."""
         widths = group_widths(self._config).values()
         numbers = self._config.layers * self._rank_max * sum(width * len(outs) + sum(outs) for width, outs in widths)
         for file, limit in ((path / CONFIG_FILE, CONFIG_BYTES), (path / WEIGHTS_FILE, 8 * numbers + HEADER_BYTES)):
-            if file.is_file() and file.stat().st_size > limit:
-                raise AdapterError(f"{file}: {file.stat().st_size} bytes; expected at most {limit}")
+            if (size := _facts(file)[1]) > limit:
+                raise AdapterError(f"{file}: {size} bytes; expected at most {limit}")
         return read_adapter(path, self._config, rank_max=self._rank_max)
 
     def _inside(self, path: str) -> Path:
@@ -213,8 +200,13 @@ class AdapterRegistry:
         raise PermissionError(f"lora_path {path[:200]!r} is outside the adapters directory")
 
 
+def _name_fault(name: str) -> str | None:
+    """Why a name cannot be asked for: hidden directories are nobody's adapters."""
+    return f"name {name!r} begins with a dot" if name.startswith(".") else check_name(name)
+
+
 def _is_adapter(path: Path) -> bool:
-    return (path / CONFIG_FILE).is_file()
+    return _facts(path / CONFIG_FILE) != MISSING
 
 
 def _within(path: Path, directory: Path) -> bool:
@@ -225,14 +217,16 @@ def _within(path: Path, directory: Path) -> bool:
 
 def _signature(path: Path) -> Signature:
     """What changes when an adapter's files do: inode, size and time of change of each; zeros for a missing one."""
-    found = []
-    for file in (path / CONFIG_FILE, path / WEIGHTS_FILE):
-        try:
-            facts = file.stat()
-            found.append((facts.st_ino, facts.st_size, facts.st_mtime_ns))
-        except OSError:
-            found.append((0, 0, 0))
-    return tuple(found)
+    return _facts(path / CONFIG_FILE), _facts(path / WEIGHTS_FILE)
+
+
+def _facts(file: Path) -> tuple[int, int, int]:
+    """Inode, size and time of change of a file, or MISSING."""
+    try:
+        facts = file.stat()
+    except OSError:
+        return MISSING
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _info(name: str, entry: _Entry, resident: tuple[str, ...]) -> AdapterInfo:
