@@ -18,12 +18,19 @@ __all__ = ["Runner"]
 
 
 class Runner:
-    """The model, its caches and its adapters behind `execute`: plan in, logits out."""
+    """The model, its caches and its adapters behind `execute`: plan in, logits out.
 
-    def __init__(self, decoder: Decoder, adapters: AdapterPool, *, rows: int, max_len: int) -> None:
+    token_by_token: prompts attend as decoding does, one token after the other, so that a token's result does not depend
+    on how its prompt was cut.
+    """
+
+    def __init__(
+        self, decoder: Decoder, adapters: AdapterPool, *, rows: int, max_len: int, token_by_token: bool = False
+    ) -> None:
         config = decoder.config
         self._decoder = decoder
         self._adapters = adapters
+        self._token_by_token = token_by_token
         self.max_len = min(max_len, config.max_len)
         self.vocab_size = config.vocab
         self._store = RowKV(
@@ -65,16 +72,18 @@ class Runner:
         return self._adapters.row_order(chunk.sequence.adapter_slot), self._store.row(chunk.sequence.id)
 
     def _attention(self, ordered: list[Chunk]) -> AttentionPlan:
-        chunks, decodes, first = [], [], 0
+        chunks, waves, first = [], dict[int, list[tuple[int, int, int]]](), 0
         for chunk in ordered:
             row = self._store.row(chunk.sequence.id)
             self._store.filled(chunk.sequence.id, chunk.start + chunk.count)
-            if chunk.count == 1 and chunk.start > 0:
-                decodes.append((first, row, chunk.start + 1))
+            if self._token_by_token or (chunk.count == 1 and chunk.start > 0):
+                for i in range(chunk.count):
+                    waves.setdefault(i, []).append((first + i, row, chunk.start + i + 1))
             else:
                 chunks.append(PromptChunk(row, first, chunk.start, chunk.count))
             first += chunk.count
-        return AttentionPlan(tuple(chunks), DecodeRows.of(*zip(*decodes, strict=True)) if decodes else None)
+        decodes = tuple(DecodeRows.of(*zip(*wave, strict=True)) for wave in waves.values())
+        return AttentionPlan(tuple(chunks), decodes)
 
     def _last_tokens(self, ordered: list[Chunk], plan: Plan) -> Tensor:
         """Places in the flat batch of the tokens whose logits are wanted, in the plan's order."""

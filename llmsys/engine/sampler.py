@@ -9,6 +9,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -42,6 +43,7 @@ def uniform(seed: int, choice: int, position: int) -> float:
     return (int(bits) >> 11) * 2.0**-53
 
 
+@torch.inference_mode()
 def sample(logits: Tensor, sequences: Items[Sequence], eos_ids: frozenset[int]) -> list[Sampled]:
     """Choose one token per row, in order; a row without a usable number gets an error and no other row changes.
 

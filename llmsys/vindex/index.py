@@ -267,6 +267,7 @@ class Index:
     def compact(self, *, retrain: bool = False, seed: int = 0) -> None:
         """Write a snapshot without dead vectors and start a new log; `retrain` builds the clustering tree anew."""
         self._writable().close()
+        self._settle()
         state = retrained(self.state, seed) if retrain else compacted(self.state)
         self._head = index_files.replace(self.path, self._head, compacted(state))
         _, fresh, good, _ = index_files.read_state(self.path, verify=False)
@@ -276,6 +277,7 @@ class Index:
 
     def snapshot(self, dest: str | Path) -> None:
         """Write the index as it is now, without a log, to another directory."""
+        self._settle()
         index_files.create(Path(dest), compacted(self.state))
         if self.plans:
             head = index_files.read_head(Path(dest))
@@ -296,6 +298,11 @@ class Index:
         if self._lock is not None:
             os.close(self._lock)
         self._log = self._lock = None
+
+    def _settle(self) -> None:
+        """Bring every list up to date while no search is taken, so that reading them all later changes none."""
+        with self.guard:
+            self.state.tenants()
 
     def _sees(self, tenant: str, one: Id) -> bool:
         found = self.state.tenant(tenant)

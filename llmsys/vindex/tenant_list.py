@@ -94,16 +94,16 @@ class TenantList:
     def refresh(self, alive: NDArray[np.bool_], dead: int, leaf: I32, splits: int) -> None:
         """Drop the slots that `alive` [all slots] denies, and sort anew if leaves were split since the last time."""
         if self.purged != dead:
-            self.purged = dead
             kept = alive[self.slots]
             if not kept.all():
                 self.slots, self._tree, self._run = self.slots[kept], None, None
             if self.tail:
                 self.tail = [slot for slot in self.tail if alive[slot]]
                 self._run = None
+            self.purged = dead
         if self.splits != splits:
-            self.splits = splits
             self._sort(self.slots, leaf)
+            self.splits = splits
 
     def run(self, clusters: ClusterTree, leaf: I32, max_shortlist: int) -> Run:
         """What a search reads, kept until something changes."""

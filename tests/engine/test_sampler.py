@@ -267,3 +267,11 @@ def test_logprobs_are_of_the_models_own_distribution():
     best = scores[1].topk(4)
     assert [token for token, _ in got[1].top] == best.indices.tolist()
     assert [value for _, value in got[1].top] == pytest.approx(best.values.tolist(), abs=1e-5)
+
+
+def test_logits_of_a_model_in_inference_mode_can_be_transformed():
+    with torch.inference_mode():
+        logits = rows(2, 8)
+    forced = sequence(temperature=0.0, allowed_token_ids=[3])
+
+    assert [choice.token_id for choice in sample(logits, [forced, forced], frozenset())] == [3, 3]
