@@ -42,17 +42,22 @@ class Runner:
             dtype=decoder.dtype,
         )
 
-    @torch.inference_mode()
     def execute(self, plan: Plan) -> Tensor:
         """Compute the plan's tokens; returns float32 [sampling chunks, vocab], rows in the plan's order."""
+        hidden = self._hidden(plan)
+        with torch.no_grad():  # the caller may change logits in place, which inference mode's tensors refuse
+            return self._decoder.logits(hidden)
+
+    @torch.inference_mode()
+    def _hidden(self, plan: Plan) -> Tensor:
+        """The last layer's output [sampling chunks, hidden] of the tokens whose logits are wanted."""
         ordered = sorted(plan.chunks, key=self._order)
         slots = [chunk.sequence.adapter_slot for chunk in ordered for _ in range(chunk.count)]
         lora = self._adapters.step(slots) if max(slots, default=-1) >= 0 else None
         ids = [token for chunk in ordered for token in _tokens(chunk)]
         attend = StepAttention(self._attention(ordered), self._store, self._decoder.rotary, self._decoder.ops)
         hidden = self._decoder.hidden_states(torch.tensor(ids), attend, lora)
-        last = self._last_tokens(ordered, plan)
-        return self._decoder.logits(hidden[last])
+        return hidden[self._last_tokens(ordered, plan)]
 
     def release(self, sequence_id: int) -> None:
         """Forget a sequence's keys and values."""

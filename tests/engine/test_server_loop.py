@@ -158,3 +158,27 @@ def test_an_engine_that_is_not_open_takes_nothing(parts):
     with pytest.raises(EngineError, match="async with"):
         asyncio.run(tokens_of(door, parts.greedy_request([1])))
     assert door.stats().running == 0
+
+
+def test_a_call_runs_between_steps_and_gives_its_result_or_its_error_back(parts):
+    async def consume(door):
+        stream = asyncio.create_task(tokens_of(door, parts.greedy_request([1, 2, 3])))
+        steps = await door.call(lambda engine: engine.stats().steps)
+        with pytest.raises(KeyError):
+            await door.call(lambda engine: {}["nothing"])
+        return steps, await stream
+
+    (steps, tokens), _ = run(parts, consume)
+
+    assert steps >= 0
+    assert tokens == parts.expected_greedy([1, 2, 3], 12)
+
+
+def test_a_call_to_a_closed_engine_is_refused(parts):
+    async def consume(door):
+        return door
+
+    door, _ = run(parts, consume)
+
+    with pytest.raises(EngineError, match="closed"):
+        asyncio.run(door.call(lambda engine: None))
