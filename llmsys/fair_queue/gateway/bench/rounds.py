@@ -113,8 +113,8 @@ def _measure(one: Running, loads: tuple[Load, Load], samples: _Samples) -> None:
 
 
 def _short(asked: Asked, load: Load) -> int:
-    """Whether bytes are missing that every answer must have; proxies may add some."""
-    return int(asked.body_bytes < load.requests * (STREAM_BYTES if load.stream else len(REPLY) // 2))
+    """Whether half of the bytes are missing: proxies may word an answer anew, but not leave it out."""
+    return int(asked.body_bytes < load.requests * (STREAM_BYTES if load.stream else len(REPLY)) // 2)
 
 
 def _costs(chosen: Sequence[Proxy], samples: dict[str, _Samples], absent: dict[str, str]) -> list[ProxyCost]:
