@@ -48,7 +48,7 @@ LedgerFile = Annotated[
 Prices = Annotated[
     Path | None, typer.Option("--prices", metavar="FILE.toml", help="currency, device_per_hour, host_ram_gb_per_hour.")
 ]
-Prefix = Annotated[str, typer.Option("--metrics-prefix", help="What metrics' names begin with; vllm: fits its boards.")]
+Prefix = Annotated[str, typer.Option("--metrics-prefix", help="Start of every metric's name; vllm: fits its boards.")]
 
 
 def serve(
