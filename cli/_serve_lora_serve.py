@@ -48,7 +48,7 @@ LedgerFile = Annotated[
 Prices = Annotated[
     Path | None, typer.Option("--prices", metavar="FILE.toml", help="currency, device_per_hour, host_ram_gb_per_hour.")
 ]
-Prefix = Annotated[str, typer.Option("--metrics-prefix", help="What metrics' names begin with; vllm: fits its boards.")]
+Prefix = Annotated[str, typer.Option("--metrics-prefix", help="Start of every metric's name; vllm: fits its boards.")]
 
 
 def serve(
@@ -81,34 +81,25 @@ def serve(
 ) -> None:
     """Serve the OpenAI API until SIGTERM or Ctrl-C: a request's model names the base model or an adapter.
 
-    Prints one line with its address when it takes requests. The operator's key is read from LLMSYS_API_KEY; with it, or
-    with --tenants, a request without a key is refused.
+    Prints a line with its address when ready. With --tenants, or the operator's key in LLMSYS_API_KEY, keys are needed.
 
     llmsys serve-lora serve --adapters ./adapters --port 8000
     """
     from llmsys import gpu
     from llmsys.fair_queue.policy import engine_policy
-    from llmsys.serve_lora import batch_files, read_prices
-    from llmsys.serve_lora import server as http
+    from llmsys.serve_lora import batch_files, read_prices, server
 
     gpu.set_threads(threads)
-    table = http.read_tenants(tenants) if tenants else http.TenantTable()
-    if key := os.environ.get("LLMSYS_API_KEY"):
-        table = table.with_key(key)
-    settings = http.ServerSettings(
+    table = server.tenant_table(tenants, os.environ.get("LLMSYS_API_KEY"))
+    scheduling, step_tokens = engine_policy(policy, table.weights()), max_batch_tokens or None
+    settings = server.ServerSettings(
         model=model,
-        address=http.Address(host, port, uds),
+        address=server.Address(host, port, uds),
         adapters=adapters,
         named=batch_files.adapter_paths(None, adapter or []),
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        max_sequences=max_sequences,
-        max_batch_tokens=max_batch_tokens or None,
-        lora_slots=lora_slots,
-        lora_rank_max=lora_rank_max,
-        policy=engine_policy(policy, table.weights()),
-        max_queue=max_queue,
+        engine=server.EngineSettings(
+            device, dtype, seed, max_sequences, step_tokens, lora_slots, lora_rank_max, max_queue, scheduling
+        ),
         drain_s=drain_s,
         tenants=table,
         runtime_adapters=allow_runtime_adapters,
@@ -119,4 +110,4 @@ def serve(
         metrics_prefix=metrics_prefix,
     )
     with records_out(flush_each=True) as out:
-        http.serve(settings, ready=out.write)
+        server.serve(settings, ready=out.write)

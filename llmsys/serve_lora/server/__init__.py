@@ -6,7 +6,16 @@ answer (`streaming`). `metering` charges every step, `metrics` counts, `faults` 
 """
 
 from llmsys.serve_lora.server.launch import serve
-from llmsys.serve_lora.server.settings import Address, ServerSettings
-from llmsys.serve_lora.server.tenants import TenantTable, key_digest, read_tenants
+from llmsys.serve_lora.server.settings import Address, EngineSettings, ServerSettings
+from llmsys.serve_lora.server.tenants import TenantTable, key_digest, read_tenants, tenant_table
 
-__all__ = ["Address", "ServerSettings", "TenantTable", "key_digest", "read_tenants", "serve"]
+__all__ = [
+    "Address",
+    "EngineSettings",
+    "ServerSettings",
+    "TenantTable",
+    "key_digest",
+    "read_tenants",
+    "serve",
+    "tenant_table",
+]

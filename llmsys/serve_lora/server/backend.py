@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmsys.engine.assembly import assemble
-from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
 from llmsys.engine.model import ModelConfig
 from llmsys.engine.parts import TextCodec
@@ -59,18 +58,7 @@ def load(settings: ServerSettings) -> Loaded:
     """Load the model and put the meter in; takes seconds. Raises as `Engine.load` does."""
     from llmsys.engine.loader import find_model, read_config
 
-    config = EngineConfig(
-        device=settings.device,
-        dtype=settings.dtype,
-        seed=settings.seed,
-        max_sequences=settings.max_sequences,
-        max_batch_tokens=settings.max_batch_tokens,
-        max_waiting=settings.max_queue,
-        max_finished=0,
-        lora_slots=settings.lora_slots,
-        lora_rank_max=settings.lora_rank_max,
-        policy=settings.policy,
-    )
+    config = settings.engine.config()
     model = read_config(find_model(settings.model))
     parts = assemble(settings.model, config)
     clock = _clock()
@@ -110,7 +98,7 @@ async def opened(loaded: Loaded, settings: ServerSettings) -> AsyncIterator[Back
                     settings.adapters,
                     settings.named,
                     config=loaded.model,
-                    rank_max=settings.lora_rank_max,
+                    rank_max=settings.engine.lora_rank_max,
                     in_engine=in_engine,
                     ranks=loaded.ranks,
                 ),

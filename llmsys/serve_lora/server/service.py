@@ -142,7 +142,7 @@ class Service:
         if self._backend is None:
             return STARTING_S
         waiting = self._backend.door.stats().waiting
-        return min(max(waiting * self._request_s / self.settings.max_sequences, 1.0), 60.0)
+        return min(max(waiting * self._request_s / self.settings.engine.max_sequences, 1.0), 60.0)
 
     def close(self) -> None:
         """Let go of the tokenizer's thread."""

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llmsys.engine.config import EngineConfig
 from llmsys.engine.policy import FirstComeFirstServed, Policy
 from llmsys.errors import UsageFault
 from llmsys.serve_lora.prices import PriceList
 from llmsys.serve_lora.server.tenants import TenantTable
 
-__all__ = ["Address", "ServerSettings"]
+__all__ = ["Address", "EngineSettings", "ServerSettings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +37,9 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """A server: its model and adapters, its limits, who may ask, and what it records.
+class EngineSettings:
+    """The engine's part: where and how it computes, and how much at once; `max_queue` requests may wait."""
 
-    max_queue: requests that may wait. drain_s: seconds that running requests get after a stop signal. max_body_bytes:
-    largest request. metrics_tenants: tenants with labels of their own, the rest being "other".
-    """
-
-    model: str = "smollm2"
-    address: Address = field(default_factory=Address)
-    adapters: Path | None = None
-    named: Mapping[str, Path] = field(default_factory=dict)
     device: str = "auto"
     dtype: str = "auto"
     seed: int = 0
@@ -54,8 +47,38 @@ class ServerSettings:
     max_batch_tokens: int | None = None
     lora_slots: int = 32
     lora_rank_max: int = 64
-    policy: Policy = field(default_factory=FirstComeFirstServed)
     max_queue: int = 1024
+    policy: Policy = field(default_factory=FirstComeFirstServed)
+
+    def config(self) -> EngineConfig:
+        """The same in the engine's terms; a server never extends a request that has ended."""
+        return EngineConfig(
+            device=self.device,
+            dtype=self.dtype,
+            seed=self.seed,
+            max_sequences=self.max_sequences,
+            max_batch_tokens=self.max_batch_tokens,
+            max_waiting=self.max_queue,
+            max_finished=0,
+            lora_slots=self.lora_slots,
+            lora_rank_max=self.lora_rank_max,
+            policy=self.policy,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """A server: its model and adapters, its limits, who may ask, and what it records.
+
+    drain_s: seconds that running requests get after a stop signal. max_body_bytes:
+    largest request. metrics_tenants: tenants with labels of their own, the rest being "other".
+    """
+
+    model: str = "smollm2"
+    address: Address = field(default_factory=Address)
+    adapters: Path | None = None
+    named: Mapping[str, Path] = field(default_factory=dict)
+    engine: EngineSettings = field(default_factory=EngineSettings)
     drain_s: float = 30.0
     max_body_bytes: int = 8 << 20
     tenants: TenantTable = field(default_factory=TenantTable)

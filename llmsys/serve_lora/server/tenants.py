@@ -21,7 +21,7 @@ import msgspec
 
 from llmsys.errors import BadInput
 
-__all__ = ["ANYONE", "RateLimiter", "Tenant", "TenantTable", "key_digest", "read_tenants"]
+__all__ = ["ANYONE", "RateLimiter", "Tenant", "TenantTable", "key_digest", "read_tenants", "tenant_table"]
 
 PREFIX = "sha256:"
 WINDOW_S = 60.0
@@ -107,6 +107,12 @@ def read_tenants(path: Path) -> TenantTable:
     if not by_digest:
         raise BadInput(str(path), "no keys", "at least one tenant with a key")
     return TenantTable(by_digest)
+
+
+def tenant_table(path: Path | None, operator_key: str | None) -> TenantTable:
+    """The tenants of a file, and the operator, who may do everything; everyone may where there is neither."""
+    table = read_tenants(path) if path is not None else TenantTable()
+    return table.with_key(operator_key) if operator_key else table
 
 
 def _tenant(name: str, entry: _Entry, where: str) -> Tenant:

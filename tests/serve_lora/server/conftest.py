@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,6 @@ import uvicorn
 from openai import AsyncOpenAI
 from safetensors.torch import save_file
 
-from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
 from llmsys.engine.model import ModelConfig
 from llmsys.serve_lora.ledger import VERSION, Ledger, Opening
@@ -21,7 +20,7 @@ from llmsys.serve_lora.server.app import make_app
 from llmsys.serve_lora.server.backend import Backend, Loaded, opened
 from llmsys.serve_lora.server.metering import Meter, MeteredExecutor
 from llmsys.serve_lora.server.service import Service
-from llmsys.serve_lora.server.settings import ServerSettings
+from llmsys.serve_lora.server.settings import EngineSettings, ServerSettings
 from llmsys.serve_lora.step_cost import StepModel
 from tests.serve_lora.stand_ins import VOCAB, ByteCodec, Clock, Marks, Speller
 
@@ -106,7 +105,9 @@ class Running:
 @asynccontextmanager
 async def running(*, runner=None, api_key="none", slots=8, blocks=256, **settings):
     """A server over stand-ins; `settings` are ServerSettings'."""
-    settings = ServerSettings(**{"model": "speller", "max_sequences": 4} | settings)
+    limits = {name: settings.pop(name) for name in ("max_sequences", "max_queue", "policy") if name in settings}
+    engine = EngineSettings(**{"max_sequences": 4} | limits)
+    settings = ServerSettings(model="speller", engine=engine, **settings)
     service = Service(settings)
     listening = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -135,13 +136,7 @@ def load_stand_ins(runner, settings, slots, blocks):
     opening = Opening(version=VERSION, devices=1, kv_token_bytes=1, prices=PriceList(), unix_s=0.0)
     meter = Meter(Ledger(opening, model=StepModel(), start_s=0.0, path=settings.ledger), clock)
     ranks = {}
-    config = EngineConfig(
-        max_sequences=settings.max_sequences,
-        max_waiting=settings.max_queue,
-        max_finished=0,
-        block_tokens=4,
-        policy=settings.policy,
-    )
+    config = replace(settings.engine.config(), block_tokens=4)
     executor = MeteredExecutor(runner, meter, rank_of=lambda name: ranks.get(name, 0))
     engine = Engine(executor, ByteCodec(), pool, config, blocks=blocks, on_event=meter.on_event)
     return Loaded(engine, pool, SHAPE, meter, ranks), pool
