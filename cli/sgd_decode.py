@@ -33,23 +33,25 @@ NodeTokens = Annotated[
 AnswerTokens = Annotated[int, typer.Option("--answer-tokens", min=1, help="Most tokens of an answer in one piece.")]
 Form = one_of("text", "json", "dot", "mermaid")
 Grammar = Annotated[bool, typer.Option("--grammar/--no-grammar", help="Hold the plan to its form while it is decoded.")]
+Mode = Annotated[
+    str, typer.Option("--mode", help="ar, sot, sgd or sgd-v1.", callback=one_of("ar", "sot", "sgd", "sgd-v1"))
+]
+Pipeline = Annotated[
+    bool, typer.Option("--pipeline/--no-pipeline", help="Start parts while the plan is still being written.")
+]
 
 
 @app.command()
 def run(
     questions: Questions = "-",
     *,
-    mode: Annotated[
-        str, typer.Option("--mode", help="ar, sot, sgd or sgd-v1.", callback=one_of("ar", "sot", "sgd", "sgd-v1"))
-    ] = "sgd",
+    mode: Mode = "sgd",
     large: Model = "embedded",
     max_batch: Slots = 8,
     max_nodes: MaxNodes = 10,
     node_tokens: NodeTokens = None,
     answer_tokens: AnswerTokens = 1024,
-    pipeline: Annotated[
-        bool, typer.Option("--pipeline/--no-pipeline", help="Start parts while the plan is still being written.")
-    ] = True,
+    pipeline: Pipeline = True,
     grammar: Grammar = True,
     headings: Annotated[bool, typer.Option("--headings/--no-headings", help="Put each part's title above it.")] = False,
     prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="Wordings in TOML.")] = None,
