@@ -39,7 +39,7 @@ def shell(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(shell):
-    process = Process(shell, "tiny", "--port", "0", "--ledger", "ledger.jsonl", "--dtype", "float32")
+    process = Process(shell, "tiny", "--port", "0", "--dtype", "float32")
     yield process
     process.process.kill()
     process.process.communicate()
@@ -107,11 +107,12 @@ def test_a_port_that_is_taken_and_a_model_that_is_absent_end_in_one_line(server,
     assert "--insecure" in outside.stderr
 
 
-def test_sigterm_ends_it_with_success_and_the_ledger_balances(server, shell):
-    curl(f"{server.ready['url']}/v1/chat/completions", chat(user="ann"))
+def test_sigterm_ends_it_with_success_and_the_ledger_balances(shell):
+    process = Process(shell, "tiny", "--port", "0", "--ledger", "own.jsonl", "--dtype", "float32")
+    curl(f"{process.ready['url']}/v1/chat/completions", chat(user="ann"))
 
-    code, out, err = server.stop()
-    report = shell.run("serve-lora", "cost", "report", "ledger.jsonl", "--by", "tenant", "--json")
+    code, out, err = process.stop()
+    report = shell.run("serve-lora", "cost", "report", "own.jsonl", "--by", "tenant", "--json")
 
     assert (code, out) == (0, ""), err
     found = json.loads(report.stdout)
