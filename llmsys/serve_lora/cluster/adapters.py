@@ -21,6 +21,8 @@ from llmsys.errors import UsageFault
 
 __all__ = ["assign_adapters", "popularity_counts"]
 
+EXPONENT_MAX = 10.0
+
 
 def assign_adapters(trace: Sequence[TraceRecord], popularity: str, *, seed: int) -> list[TraceRecord]:
     """The trace with an adapter for every request, spread over it in random order. Raises UsageFault."""
@@ -36,7 +38,7 @@ def assign_adapters(trace: Sequence[TraceRecord], popularity: str, *, seed: int)
 
 
 def popularity_counts(popularity: str, n: int) -> list[int]:
-    """Requests per adapter, n in all. Raises UsageFault for an unknown name or an exponent that is no number.
+    """Requests per adapter, n in all. Raises UsageFault for anything else.
 
     >>> popularity_counts("geometric:1.5", 20)
     [1, 1, 2, 3, 5, 7, 1]
@@ -51,24 +53,24 @@ def popularity_counts(popularity: str, n: int) -> list[int]:
         return [n] if n else []
     if name == "uniform":
         return [n // adapters + (at < n % adapters) for at in range(adapters)]
-    exponent = _exponent(popularity, given)
+    exponent = _exponent(given)
     if name == "geometric" and exponent > 1:
         return _geometric(n, exponent)
-    if name == "zipf":
+    if name == "zipf" and exponent > 0:
         return _largest_remainder(n, [at**-exponent for at in range(1, adapters + 1)])
     raise UsageFault(
-        f"--popularity {popularity!r}; expected trace, distinct, uniform, identical, geometric:X with X > 1, or zipf:X"
+        f"--popularity {popularity!r}; expected trace, distinct, uniform, identical, geometric:X with X above 1, "
+        f"or zipf:X with X above 0, at most {EXPONENT_MAX:g}"
     )
 
 
-def _exponent(popularity: str, given: str) -> float:
+def _exponent(given: str) -> float:
+    """A number in range, else 0."""
     try:
         value = float(given)
-    except ValueError as error:
-        raise UsageFault(f"--popularity {popularity!r} has no number; expected as in geometric:1.5") from error
-    if not 0 < value <= 10:
-        raise UsageFault(f"--popularity {popularity!r}; expected a number above 0, at most 10")
-    return value
+    except ValueError:
+        return 0.0
+    return value if 0 < value <= EXPONENT_MAX else 0.0
 
 
 def _geometric(n: int, growth: float) -> list[int]:

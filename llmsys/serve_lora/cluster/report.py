@@ -30,6 +30,18 @@ class TenantLine(msgspec.Struct, frozen=True):
     machine_s: float
     cost: float
 
+    def as_row(self) -> dict[str, str | int | float | None]:
+        """Cells of a table."""
+        return {
+            "tenant": self.tenant,
+            "requests": self.requests,
+            "output": self.output_tokens,
+            "ttft p50": self.ttft_p50_s,
+            "ttft p99": self.ttft_p99_s,
+            "machine s": self.machine_s,
+            "cost": self.cost,
+        }
+
 
 class ClusterReport(msgspec.Struct, frozen=True):
     """One run: Σ tenants' machine_s = busy_s + idle_s + start_s = machine_s. least_machine_s: no placement needs less.
@@ -59,6 +71,15 @@ class ClusterReport(msgspec.Struct, frozen=True):
     cost: float
     currency: str
     tenants: list[TenantLine]
+
+    def summary_line(self) -> str:
+        """The run in one line: replicas, waiting, cost, and how much of the machine time no placement can save."""
+        least = self.least_machine_s / self.machine_s if self.machine_s else 1.0
+        return (
+            f"{self.gpus} replicas at most, {self.peak_replicas} used: ttft p99 {self.ttft_p99_s or 0:.3g} s, "
+            f"{self.machine_s:.4g} machine s ({least:.0%} unavoidable, {self.idle_s:.3g} idle, {self.start_s:.3g} "
+            f"starting), cost {self.cost:.4g} {self.currency}"
+        )
 
     def as_row(self) -> dict[str, str | int | float | None]:
         """Cells of a table that compares runs."""
