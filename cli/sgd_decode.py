@@ -1,6 +1,5 @@
 """`llmsys sgd-decode`: options in, `llmsys.sgd_decode` called, records out."""
 
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -34,23 +33,25 @@ NodeTokens = Annotated[
 AnswerTokens = Annotated[int, typer.Option("--answer-tokens", min=1, help="Most tokens of an answer in one piece.")]
 Form = one_of("text", "json", "dot", "mermaid")
 Grammar = Annotated[bool, typer.Option("--grammar/--no-grammar", help="Hold the plan to its form while it is decoded.")]
+Mode = Annotated[
+    str, typer.Option("--mode", help="ar, sot, sgd or sgd-v1.", callback=one_of("ar", "sot", "sgd", "sgd-v1"))
+]
+Pipeline = Annotated[
+    bool, typer.Option("--pipeline/--no-pipeline", help="Start parts while the plan is still being written.")
+]
 
 
 @app.command()
 def run(
     questions: Questions = "-",
     *,
-    mode: Annotated[
-        str, typer.Option("--mode", help="ar, sot, sgd or sgd-v1.", callback=one_of("ar", "sot", "sgd", "sgd-v1"))
-    ] = "sgd",
+    mode: Mode = "sgd",
     large: Model = "embedded",
     max_batch: Slots = 8,
     max_nodes: MaxNodes = 10,
     node_tokens: NodeTokens = None,
     answer_tokens: AnswerTokens = 1024,
-    pipeline: Annotated[
-        bool, typer.Option("--pipeline/--no-pipeline", help="Start parts while the plan is still being written.")
-    ] = True,
+    pipeline: Pipeline = True,
     grammar: Grammar = True,
     headings: Annotated[bool, typer.Option("--headings/--no-headings", help="Put each part's title above it.")] = False,
     prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="Wordings in TOML.")] = None,
@@ -70,38 +71,34 @@ def run(
 
     Example: llmsys sgd-decode run questions.jsonl --mode sgd > answers.jsonl
     """
-    from llmsys.artifacts import EventLog, write_chrome_trace
     from llmsys.sgd_decode import (
         DecodeSettings,
         Prompts,
-        answer_all,
         answer_line,
+        answer_with_log,
         open_backend,
         read_questions,
-        spans_of,
         summary_row,
-        writer_for,
+        write_timeline,
     )  # fmt: skip
 
     settings = DecodeSettings(
-        mode=mode, pipeline=pipeline and mode != "sgd-v1", continue_parent=mode != "sgd-v1", grammar=grammar,
-        max_nodes=max_nodes, node_tokens=node_tokens, answer_tokens=answer_tokens, temperature=temperature, seed=seed,
-        headings=headings, prompts=Prompts.load(prompts),
+        mode=mode, pipeline=pipeline, grammar=grammar, max_nodes=max_nodes, node_tokens=node_tokens,
+        answer_tokens=answer_tokens, temperature=temperature, seed=seed, headings=headings,
+        prompts=Prompts.load(prompts),
     )  # fmt: skip
     asked = list(read_questions(questions, on_error=on_error, on_skip=lambda fault: note(f"skipped {fault}")))
     backend = open_backend(large, slots=max_batch, grammar=grammar, device=device, dtype=dtype, seed=seed)
     done = []
-    log = EventLog(events) if events is not None else None
-    with log or nullcontext(), records_out(flush_each=True) as out, progress("questions", len(asked)) as advance:
-        writer = writer_for(settings, listen=log.write) if log is not None else writer_for(settings)
-        for answer in answer_all(asked, backend, writer, concurrency=concurrency):
+    with records_out(flush_each=True) as out, progress("questions", len(asked)) as advance:
+        for answer in answer_with_log(asked, backend, settings, concurrency=concurrency, events=events):
             out.write(answer_line(answer, large))
             done.append(answer)
             advance(1)
     if chrome_trace is not None:
-        write_chrome_trace(chrome_trace, [span for answer in done for span in spans_of(answer, answer.start_s)])
+        write_timeline(chrome_trace, done)
     table([summary_row(answer) for answer in done], stderr=True)
-    if any(answer.missing or answer.finish == "error" for answer in done):
+    if any(answer.failed for answer in done):
         raise typer.Exit(1)
 
 

@@ -5,6 +5,7 @@ by break, cancellation or an error, cancels the request. Knows nothing about HTT
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -21,6 +22,7 @@ from llmsys.engine.sequence import Request, TokenEvent
 __all__ = ["AsyncEngine"]
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -132,7 +134,7 @@ class AsyncEngine:
             while self._take_commands():
                 self._hand_out(self._engine.step())
         except Exception as error:  # whatever it was, the streams must hear of it
-            reason = f"the engine stopped: {type(error).__name__}: {error}"
+            reason = _stopped(error)
         finally:
             self._close(reason)
 
@@ -162,6 +164,9 @@ class AsyncEngine:
         except EngineError as error:
             self._post([(ticket, error)])
             return
+        except Exception as error:  # this stream is not among the known ones yet, and would wait for ever
+            self._post([(ticket, EngineError(_stopped(error)))])
+            raise
         self._tickets[number] = ticket
         ticket.number = number
         if ticket.left:
@@ -191,7 +196,14 @@ class AsyncEngine:
         for number, ticket in self._tickets.items():
             self._post([(ticket, EngineError(reason, request_id=number))])
             self._engine.cancel(number)
-        self._engine.take_cancellations()
+        try:
+            self._engine.take_cancellations()
+        except Exception:  # what broke the engine may break its end too; the streams know already
+            _log.exception("the engine could not give back all that it held")
+
+
+def _stopped(error: Exception) -> str:
+    return f"the engine stopped: {type(error).__name__}: {error}"
 
 
 def _deliver(mail: list[tuple[_Ticket, TokenEvent | EngineError]]) -> None:

@@ -17,12 +17,13 @@ from llmsys.sgd_decode.plan import Node, Plan, clean_title, render
 from llmsys.sgd_decode.plan_items import Item, read_items
 from llmsys.sgd_decode.plan_views import VIEWS, view
 from llmsys.sgd_decode.prompting import Prompts, strip_control
-from llmsys.sgd_decode.records import answer_line, read_questions, spans_of
+from llmsys.sgd_decode.records import answer_line, read_questions, write_timeline
 from llmsys.sgd_decode.repair import MAX_NODES, parse_plan, repair
 from llmsys.sgd_decode.scheduler import Scheduler
 from llmsys.sgd_decode.script_backend import Rule, ScriptBackend, read_script
 from llmsys.sgd_decode.session import (
     Summary,
+    answer_with_log,
     compare_modes,
     open_backend,
     plan_texts,
@@ -68,6 +69,7 @@ __all__ = [
     "Writer",
     "answer_all",
     "answer_line",
+    "answer_with_log",
     "clean_title",
     "compare_modes",
     "critical_path_tokens",
@@ -82,10 +84,10 @@ __all__ = [
     "render",
     "repair",
     "simulate",
-    "spans_of",
     "strip_control",
     "summarize",
     "summary_row",
     "view",
+    "write_timeline",
     "writer_for",
 ]

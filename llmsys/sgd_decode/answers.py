@@ -73,3 +73,8 @@ class Answer:
     def missing(self) -> list[int]:
         """Parts that could not be written."""
         return [part.id for part in self.parts if part.fault]
+
+    @property
+    def failed(self) -> bool:
+        """Whether any of it could not be written."""
+        return bool(self.missing) or self.finish == "error"

@@ -20,7 +20,8 @@ def plan_regex(max_parts: int) -> str:
     """The regular language of plans with 2 to `max_parts` parts, or `single`.
 
     >>> import re
-    >>> bool(re.fullmatch(plan_regex(3), "1. Why | needs - | level 2\\n2. How | needs 1 | level 4\\nend"))
+    >>> plan = "1. Why so | needs - | level 2;2. How so | needs 1 | level 4;end".replace(";", chr(10))
+    >>> bool(re.fullmatch(plan_regex(3), plan))
     True
     """
     rest = ""

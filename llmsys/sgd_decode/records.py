@@ -3,19 +3,27 @@
 Knows nothing of how answers are made.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from llmsys.artifacts import BatchError, BatchRequest, BatchResponse, BatchResult, Span, read_records
+from llmsys.artifacts import (
+    BatchError,
+    BatchRequest,
+    BatchResponse,
+    BatchResult,
+    Span,
+    read_records,
+    write_chrome_trace,
+)
 from llmsys.errors import BadInput
 from llmsys.sgd_decode.answers import Answer, Question
 from llmsys.sgd_decode.prompting import said
 
-__all__ = ["answer_line", "read_questions", "spans_of"]
+__all__ = ["answer_line", "read_questions", "write_timeline"]
 
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -91,9 +99,13 @@ def answer_line(answer: Answer, model: str) -> BatchResult:
     return BatchResult(identity, answer.question.id, BatchResponse(200, identity, body), None)
 
 
-def spans_of(answer: Answer, start_s: float) -> Iterator[Span]:
-    """The plan and the parts of an answer as rows of a timeline, its own start at `start_s`."""
-    name = answer.question.id
+def write_timeline(path: Path, answers: Sequence[Answer]) -> None:
+    """Write the plans and parts of answers as rows of a Chrome trace."""
+    write_chrome_trace(path, [span for answer in answers for span in _spans(answer)])
+
+
+def _spans(answer: Answer) -> Iterator[Span]:
+    name, start_s = answer.question.id, answer.start_s
     yield Span("plan", f"{name} plan", start_s, answer.plan_s)
     for part in answer.parts:
         track = f"{name} part {part.id}"

@@ -3,12 +3,12 @@
 Knows nothing of options.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llmsys.artifacts import open_source, reading_faults
+from llmsys.artifacts import EventLog, open_source, reading_faults
 from llmsys.errors import LlmsysError
 from llmsys.sgd_decode.answers import Answer, Question
 from llmsys.sgd_decode.backends import Backend, Job
@@ -18,7 +18,16 @@ from llmsys.sgd_decode.repair import parse_plan
 from llmsys.sgd_decode.script_backend import ScriptBackend, read_script
 from llmsys.sgd_decode.settings import DecodeSettings
 
-__all__ = ["Summary", "compare_modes", "open_backend", "plan_texts", "read_text", "summarize", "summary_row"]
+__all__ = [
+    "Summary",
+    "answer_with_log",
+    "compare_modes",
+    "open_backend",
+    "plan_texts",
+    "read_text",
+    "summarize",
+    "summary_row",
+]
 
 SCRIPT = "script:"
 EMBEDDED = "embedded"
@@ -63,6 +72,17 @@ def plan_texts(questions: Sequence[Question], backend: Backend, settings: Decode
     return [parse_plan(text, max_nodes=settings.max_nodes) for text in texts.values()]
 
 
+def answer_with_log(
+    questions: Sequence[Question], backend: Backend, settings: DecodeSettings, *, concurrency: int, events: Path | None
+) -> Iterator[Answer]:
+    """`answer_all`, with an event log that appears when all is answered; None writes none."""
+    if events is None:
+        yield from answer_all(questions, backend, writer_for(settings), concurrency=concurrency)
+        return
+    with EventLog(events) as log:
+        yield from answer_all(questions, backend, writer_for(settings, listen=log.write), concurrency=concurrency)
+
+
 def compare_modes(
     questions: Sequence[Question],
     backend: Backend,
@@ -78,11 +98,8 @@ def compare_modes(
     """Answer the same questions in each mode, one question at a time. Raises UsageFault for an unknown mode."""
     found = []
     for mode in modes:
-        graph = mode != "sgd-v1"
         settings = DecodeSettings(
             mode=mode,
-            pipeline=graph,
-            continue_parent=graph,
             grammar=grammar,
             max_nodes=max_nodes,
             node_tokens=node_tokens,
@@ -130,7 +147,7 @@ def summarize(mode: str, answers: Sequence[Answer]) -> Summary:
         plan_tokens=sum(answer.tokens.plan for answer in answers),
         tok_s=tokens / total_s if total_s > 0 else 0.0,
         prefill_saved=saved / prompts if prompts else 0.0,
-        faults=sum(bool(answer.missing) or answer.finish == "error" for answer in answers),
+        faults=sum(answer.failed for answer in answers),
     )
 
 

@@ -18,7 +18,7 @@ PLAN_TOKENS = 320
 
 @dataclass(frozen=True, slots=True)
 class DecodeSettings:
-    """How answers are written.
+    """How answers are written. Mode sgd-v1 is sgd without `pipeline` and `continue_parent`.
 
     pipeline: parts may start while the plan is being written. continue_parent: a part goes on in the conversation of
     its longest parent instead of starting from the plan. grammar: the plan is held to its form where the backend can.
@@ -45,6 +45,9 @@ class DecodeSettings:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UsageFault(f"mode {self.mode!r}; expected one of {', '.join(MODES)}")
+        if self.mode == "sgd-v1":
+            object.__setattr__(self, "pipeline", False)
+            object.__setattr__(self, "continue_parent", False)
 
     @property
     def plan_tokens(self) -> int:

@@ -23,8 +23,8 @@ class StepTime:
     def of(self, sequences: int) -> float:
         """Seconds of a step with this many sequences.
 
-        >>> StepTime(0.010, 0.001).of(8)
-        0.018
+        >>> StepTime(0.5, 0.25).of(2)
+        1.0
         """
         return self.alpha_s + self.beta_s * sequences
 

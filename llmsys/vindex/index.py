@@ -234,7 +234,7 @@ class Index:
         check_tenant(tenant)
         with self._changing():
             there, missing = present_ids(self.state.store, ids, skip_missing=skip_missing)
-            new = [one for one in there if not self._sees(tenant, one)]
+            new = [one for one, seen in zip(there, self._sees(tenant, there), strict=True) if not seen]
             self._change(Grant(new, tenant), needed=bool(new))
         return {"granted": len(new), "already": len(there) - len(new), "missing": missing}
 
@@ -242,7 +242,7 @@ class Index:
         """Let a tenant see vectors no more. Returns how many were revoked, not seen before, and not there."""
         with self._changing():
             there, missing = present_ids(self.state.store, ids, skip_missing=skip_missing)
-            seen = [one for one in there if self._sees(tenant, one)]
+            seen = [one for one, is_seen in zip(there, self._sees(tenant, there), strict=True) if is_seen]
             self._change(Revoke(seen, tenant), needed=bool(seen))
         return {"revoked": len(seen), "already": len(there) - len(seen), "missing": missing}
 
@@ -304,9 +304,11 @@ class Index:
         with self.guard:
             self.state.tenants()
 
-    def _sees(self, tenant: str, one: Id) -> bool:
-        found = self.state.tenant(tenant)
-        return found is not None and found.holds(self.state.store.slot_of[one], self.state.store.leaf)
+    def _sees(self, tenant: str, ids: Sequence[Id]) -> list[bool]:
+        found, slot_of = self.state.tenant(tenant), self.state.store.slot_of
+        if found is None:
+            return [False] * len(ids)
+        return found.held([slot_of[one] for one in ids], self.state.store.leaf)
 
     def _writable(self) -> Log:
         if self._log is None:

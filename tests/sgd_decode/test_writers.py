@@ -55,7 +55,7 @@ def test_a_part_starts_while_the_plan_is_still_written_and_its_child_when_it_end
 
 def test_without_a_pipeline_no_part_starts_before_the_plan_ends():
     rules = [rule(PLANNING, PLAN), part(1, "alpha"), part(2, "beta"), part(3, "gamma")]
-    (done,), backend, _ = answer(rules, mode="sgd-v1", pipeline=False, continue_parent=False)
+    (done,), backend, _ = answer(rules, mode="sgd-v1")
 
     assert min(written.start_s for written in done.parts) >= done.plan_s
     assert all(PLAN.rpartition("\n")[0] in job.messages[2]["content"] for job in backend.jobs[1:])
