@@ -23,7 +23,7 @@ NEW_TOKENS = 64
 
 def runner_for(model, *, slots=0):
     pool = AdapterPool(model.config, slots=slots, rank_max=64, dtype=model.decoder.dtype)
-    return Runner(model.decoder, pool, rows=48, max_len=512), pool
+    return Runner.on_rows(model.decoder, pool, rows=48, max_len=512), pool
 
 
 def first_plan(ids):
