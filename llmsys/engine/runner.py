@@ -64,14 +64,14 @@ class Runner:
         return cls(decoder, adapters, RowCache(store, token_by_token=token_by_token), max_len=max_len)
 
     def execute(self, plan: Plan) -> Tensor:
-        """Compute the plan's tokens; returns float32 [sampling chunks, vocab], rows in the plan's order."""
+        """Compute the plan's tokens; returns float32 [sum of chunk.rows, vocab], in the plan's order."""
         hidden = self._hidden(plan)
         with torch.no_grad():  # the caller may change logits in place, which inference mode's tensors refuse
             return self._decoder.logits(hidden)
 
     @torch.inference_mode()
     def _hidden(self, plan: Plan) -> Tensor:
-        """The last layer's output [sampling chunks, hidden] of the tokens whose logits are wanted."""
+        """The last layer's output [sum of chunk.rows, hidden] of the tokens whose logits are wanted."""
         ordered = sorted(plan.chunks, key=self._order)
         slots = [chunk.sequence.adapter_slot for chunk in ordered for _ in range(chunk.count)]
         lora = self._adapters.step(slots) if max(slots, default=-1) >= 0 else None
@@ -79,7 +79,7 @@ class Runner:
         spans = _spans(ordered)
         attend = self._cache.attend(spans, self._decoder.rotary, self._decoder.ops)
         hidden = self._decoder.hidden_states(ids, attend, lora)
-        return hidden[_last_tokens(spans, plan).to(hidden.device)]
+        return hidden[_wanted_tokens(spans, plan).to(hidden.device)]
 
     def release(self, sequence_id: int) -> None:
         """Forget a sequence's keys and values."""
@@ -102,10 +102,11 @@ def _spans(ordered: list[Chunk]) -> list[Span]:
     return spans
 
 
-def _last_tokens(spans: list[Span], plan: Plan) -> Tensor:
+def _wanted_tokens(spans: list[Span], plan: Plan) -> Tensor:
     """Places in the flat batch of the tokens whose logits are wanted, in the plan's order."""
-    ends = {span.sequence_id: span.first + span.count - 1 for span in spans}
-    return torch.tensor([ends[chunk.sequence.id] for chunk in plan.chunks if chunk.samples], dtype=torch.int64)
+    ends = {span.sequence_id: span.first + span.count for span in spans}
+    places = [range(ends[c.sequence.id] - c.rows, ends[c.sequence.id]) for c in plan.chunks]
+    return torch.tensor([place for own in places for place in own], dtype=torch.int64)
 
 
 def _tokens(chunk: Chunk) -> list[int]:
