@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from llmsys.engine.loader import find_model, read_config
+from llmsys.engine.loader import read_config
 from llmsys.engine.model import ModelConfig
 from llmsys.errors import Unavailable, UsageFault
-from llmsys.gpu import Ceilings, Measurement, describe, dtype_name, measure, measure_ceilings
+from llmsys.gpu import Ceilings, Measurement, describe, dtype_name, find_model, measure, measure_ceilings
 from llmsys.serve_lora.adapter_files import find_adapters
 from llmsys.serve_lora.bench_decoders import EngineDecoder, GreedyDecoder, PeftDecoder, TransformersDecoder
 from llmsys.serve_lora.prompts import TEACHING_PROMPTS

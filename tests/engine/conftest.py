@@ -265,7 +265,7 @@ def reference():
     """transformers' own SmolLM2 in float32, read from the same file."""
     from transformers import AutoModelForCausalLM
 
-    from llmsys.engine.loader import find_model
+    from llmsys.gpu import find_model
 
     path = find_model("smollm2")
     return AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32).eval()

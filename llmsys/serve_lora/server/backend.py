@@ -56,7 +56,8 @@ class Backend:
 
 def load(settings: ServerSettings) -> Loaded:
     """Load the model and put the meter in; takes seconds. Raises as `Engine.load` does."""
-    from llmsys.engine.loader import find_model, read_config
+    from llmsys.engine.loader import read_config
+    from llmsys.gpu import find_model
 
     config = settings.engine.config()
     model = read_config(find_model(settings.model))
