@@ -260,6 +260,8 @@ def test_an_interrupt_ends_with_130_after_whole_lines(tiny):
         (("adapters", "make", "x", "--task", "json", "--targets", "lm_head"), 2, "lm_head"),
         (("adapters", "check", "nowhere"), 65, "no adapter is here"),
         (("bench",), 2, "--engine"),
+        (("bench", "--engine", "--popularity", "all"), 2, "not both"),
+        (("bench", "--popularity", "skewed"), 2, "geometric:X"),
         (("bench", "--engine", "--batch", "0"), 2, "--batch"),
         (("bench", "--engine", "--peers", "vllm"), 2, "transformers, peft"),
     ],
@@ -270,6 +272,20 @@ def test_wrong_use_is_one_line_that_says_what_would_be_right(shell, arguments, c
     assert run.returncode == code, run.stderr
     assert named in run.stderr
     assert run.stderr.count("\n") == 1
+
+
+def test_popularities_are_measured_beside_the_ways_of_others(tiny):
+    run = tiny.run(
+        *("serve-lora", "bench", "--popularity", "distinct,geometric:1.5", "--model", "tiny", "--requests", "5"),
+        *("--tokens", "20", "--batch", "3", "--rank", "2", "--peers", "peft", "--dtype", "float32", "--json"),
+    )
+
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    servers = ["llmsys", "llmsys by adapter", "llmsys base", "peft"]
+    assert [row["server"] for row in found["rows"]] == servers * 2
+    assert found["plan"]["rank"] == 2
+    assert "shrink" in run.stderr
 
 
 @pytest.mark.slow

@@ -106,6 +106,7 @@ class Service:
             tokenizer=backend.tokenizer,
             max_len=backend.max_len,
             cache_salt=name if self.settings.isolate_prefix else "",
+            masks=backend.masks,
         )
         return await self.in_texts(making)
 

@@ -38,7 +38,11 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """The engine's part: where and how it computes, and how much at once; `max_queue` requests may wait."""
+    """The engine's part: where and how it computes, and how much at once; `max_queue` requests may wait.
+
+    kv_memory_bytes: of keys and values, None is a quarter of the free memory. host_adapters_bytes: of checked adapters
+    in memory beside the slots.
+    """
 
     device: str = "auto"
     dtype: str = "auto"
@@ -48,6 +52,8 @@ class EngineSettings:
     lora_slots: int = 32
     lora_rank_max: int = 64
     max_queue: int = 1024
+    kv_memory_bytes: int | None = None
+    host_adapters_bytes: int = 2 << 30
     policy: Policy = field(default_factory=FirstComeFirstServed)
 
     def config(self) -> EngineConfig:
@@ -60,6 +66,7 @@ class EngineSettings:
             max_batch_tokens=self.max_batch_tokens,
             max_waiting=self.max_queue,
             max_finished=0,
+            kv_memory_bytes=self.kv_memory_bytes,
             lora_slots=self.lora_slots,
             lora_rank_max=self.lora_rank_max,
             policy=self.policy,

@@ -21,6 +21,7 @@ from llmsys.serve_lora.server.backend import Backend, Loaded, opened
 from llmsys.serve_lora.server.metering import Meter, MeteredExecutor
 from llmsys.serve_lora.server.service import Service
 from llmsys.serve_lora.server.settings import EngineSettings, ServerSettings
+from llmsys.serve_lora.server.shelf import AdapterShelf, checked_reader
 from llmsys.serve_lora.step_cost import StepModel
 from tests.serve_lora.stand_ins import VOCAB, ByteCodec, Clock, Marks, Speller
 
@@ -139,7 +140,8 @@ def load_stand_ins(runner, settings, slots, blocks):
     config = replace(settings.engine.config(), block_tokens=4)
     executor = MeteredExecutor(runner, meter, rank_of=lambda name: ranks.get(name, 0))
     engine = Engine(executor, ByteCodec(), pool, config, blocks=blocks, on_event=meter.on_event)
-    return Loaded(engine, pool, SHAPE, meter, ranks), pool
+    shelf = AdapterShelf(checked_reader(SHAPE, rank_max=64), limit_bytes=settings.engine.host_adapters_bytes)
+    return Loaded(engine, pool, SHAPE, meter, ranks, shelf), pool
 
 
 def at_server(check, **settings):
