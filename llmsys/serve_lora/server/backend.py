@@ -69,9 +69,9 @@ def load(settings: ServerSettings) -> Loaded:
     parts = assemble(settings.model, config)
     clock = _clock()
     opening = Opening(
-        version=VERSION, devices=1, kv_token_bytes=parts.token_bytes, prices=settings.prices, unix_s=time.time()
+        version=VERSION, devices=1, kv_token_bytes=parts.token_bytes, prices=settings.records.prices, unix_s=time.time()
     )
-    ledger = Ledger(opening, model=StepModel(), start_s=clock(), path=settings.ledger, keep=KEPT_WINDOWS)
+    ledger = Ledger(opening, model=StepModel(), start_s=clock(), path=settings.records.ledger, keep=KEPT_WINDOWS)
     meter = Meter(ledger, clock)
     ranks: dict[str, int] = {}
     shelf = AdapterShelf(

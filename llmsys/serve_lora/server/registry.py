@@ -8,12 +8,13 @@ Reading and checking happen outside the engine's thread; a broken adapter is its
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from llmsys.engine.errors import AdapterError
+from llmsys.engine.errors import AdapterBusy, AdapterError
 from llmsys.serve_lora.adapter_check import check_name
 from llmsys.serve_lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from llmsys.serve_lora.server.shelf import AdapterShelf, Signature, signature
@@ -159,7 +160,7 @@ class AdapterRegistry:
             raise ValueError(f"adapter {name!r} is loaded already; load_inplace replaces it")
         entry = _Entry(self._inside(path))
         if name in self._entries:
-            entry.generation = self._entries[name].generation
+            entry.generation, entry.pin = self._entries[name].generation, self._entries[name].pin
         await self._take_in(name, entry)
         self._entries[name] = entry
         self._hidden.discard(name)
@@ -255,7 +256,8 @@ def _replace(name: str, entry: _Entry, slots: Slots) -> None:
     slots.register(name, entry.path)
     if entry.pin is not None:
         _let_go(entry, slots)
-        _hold(name, entry, slots)
+        with suppress(AdapterBusy):  # then it is as any other, which its report says
+            _hold(name, entry, slots)
 
 
 def _hold(name: str, entry: _Entry, slots: Slots) -> None:
