@@ -63,7 +63,7 @@ def run(
     adapter: Adapter = None,
     concurrency: Concurrency = 64,
     max_tokens: MaxTokens = 128,
-    policy: PolicySpec = "fcfs",
+    policy: PolicySpec = "vtc",
     ordered: Ordered = False,
     resume: Resume = None,
     events: EventsFile = None,

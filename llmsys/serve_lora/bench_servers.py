@@ -17,8 +17,11 @@ import torch
 from llmsys.engine.assembly import assemble
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
+from llmsys.engine.loader import find_model, read_config
 from llmsys.engine.sequence import Request, SamplingParams
 from llmsys.gpu import require
+from llmsys.serve_lora.adapter_check import checked_reader
+from llmsys.serve_lora.adapter_shelf import AdapterShelf
 from llmsys.serve_lora.bench_decoders import BASE
 from llmsys.serve_lora.plan_tap import PlanTap
 from llmsys.serve_lora.punica_workload import Ask
@@ -27,6 +30,7 @@ from llmsys.serve_lora.step_cost import StepRow
 
 __all__ = ["BatchServer", "EngineServer", "PeftServer", "Served"]
 
+HOST_BYTES = 4 << 30
 Clock = Callable[[], float]
 
 
@@ -73,7 +77,7 @@ class BatchServer(Protocol):
 class EngineServer:
     """Our engine; `serve_base` and `serve_by_adapter` give the same requests to it in other ways.
 
-    Prefixes are not cached, and an end token ends nothing.
+    Adapters are read from memory, as behind a server. Prefixes are not cached, and an end token ends nothing.
     """
 
     name = "llmsys"
@@ -85,9 +89,12 @@ class EngineServer:
             dtype=dtype, prefix_cache=False, max_sequences=batch, lora_slots=batch, lora_cpu_bytes=8 << 30
         )
         parts = assemble(model, config)
+        shelf = AdapterShelf(
+            checked_reader(read_config(find_model(model)), rank_max=config.lora_rank_max), limit_bytes=HOST_BYTES
+        )
+        parts.adapters.read_through(shelf.get)
         for name, path in adapters.items():
             parts.adapters.register(name, path)
-        self.max_len, self.vocab_size = parts.runner.max_len, parts.runner.vocab_size
         self._clock = clock
         self._tap = PlanTap(parts.runner, rank_of=parts.adapters.rank)
         self._engine = Engine(self._tap, parts.tokenizer, parts.adapters, config, blocks=parts.blocks)

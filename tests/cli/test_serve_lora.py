@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from llmsys.engine.loader import read_config
 from llmsys.serve_lora.tasks import TASKS
 from tests.cli.conftest import Shell
 from tests.serve_lora.conftest import write_tiny_model
+from tests.serve_lora.server.test_adapters import KINDS, hostile
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "adapters"
 PRICES = 'currency = "USD"\ndevice_per_hour = 3.6\nhost_ram_gb_per_hour = 0.01\n'
@@ -158,6 +160,24 @@ def test_list_shows_a_pickled_adapter_as_broken_and_opens_nothing(tiny):
     assert json.loads(run.stdout)[0]["state"] == "broken"
     assert "a pickle is never opened" in json.loads(run.stdout)[0]["fault"]
     assert not (tiny.directory / "pwned").exists()
+
+
+def test_check_refuses_every_hostile_adapter_with_one_line(tiny):
+    """A header and a file of ten gigabytes, NaN, wrong shapes, ranks 0 and 300, a pickle, deep JSON."""
+    shape = read_config(tiny.directory / "tiny")
+    named = {kind: hostile(tiny.directory / "hostile" / kind.replace(" ", "-"), kind, shape=shape) for kind in KINDS}
+
+    listed = tiny.run("serve-lora", "adapters", "list", "hostile", "--model", "tiny", "--json")
+    checked = tiny.run("serve-lora", "adapters", "check", "hostile", "--model", "tiny", "--quiet")
+
+    faults = {one["name"]: (one["state"], one["fault"]) for one in json.loads(listed.stdout)}
+    assert set(faults) == {kind.replace(" ", "-") for kind in KINDS}
+    for kind, words in named.items():
+        state, fault = faults[kind.replace(" ", "-")]
+        assert (state, fault.count("\n")) == ("broken", 0)
+        assert words in fault
+    assert (checked.returncode, checked.stderr.count("\n")) == (65, 1), checked.stderr
+    assert f"and {len(KINDS) - 1} more" in checked.stderr
 
 
 def test_an_adapter_is_made_merged_and_converted(tiny):

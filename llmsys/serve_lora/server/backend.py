@@ -15,13 +15,14 @@ from llmsys.engine.core import Engine
 from llmsys.engine.model import ModelConfig
 from llmsys.engine.parts import TextCodec
 from llmsys.engine.server_loop import AsyncEngine
+from llmsys.serve_lora.adapter_check import checked_reader
+from llmsys.serve_lora.adapter_shelf import AdapterShelf
 from llmsys.serve_lora.json_grammar import JsonGrammar
 from llmsys.serve_lora.ledger import VERSION, Ledger, Opening
 from llmsys.serve_lora.server.jobs import MakeMask
 from llmsys.serve_lora.server.metering import Meter, MeteredExecutor
 from llmsys.serve_lora.server.registry import AdapterRegistry, Slots
 from llmsys.serve_lora.server.settings import ServerSettings
-from llmsys.serve_lora.server.shelf import AdapterShelf, checked_reader
 from llmsys.serve_lora.step_cost import StepModel
 
 if TYPE_CHECKING:

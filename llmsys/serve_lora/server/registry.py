@@ -17,7 +17,7 @@ from typing import Protocol
 from llmsys.engine.errors import AdapterBusy, AdapterError
 from llmsys.serve_lora.adapter_check import check_name
 from llmsys.serve_lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
-from llmsys.serve_lora.server.shelf import AdapterShelf, Signature, signature
+from llmsys.serve_lora.adapter_shelf import AdapterShelf, Signature, signature
 
 __all__ = ["AdapterInfo", "AdapterRegistry", "Slots"]
 

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 from llmsys.engine.core import Engine
 from llmsys.engine.model import ModelConfig
+from llmsys.serve_lora.adapter_check import checked_reader
+from llmsys.serve_lora.adapter_shelf import AdapterShelf
 from llmsys.serve_lora.ledger import VERSION, Ledger, Opening
 from llmsys.serve_lora.prices import PriceList
 from llmsys.serve_lora.server.app import make_app
@@ -21,7 +23,6 @@ from llmsys.serve_lora.server.backend import Backend, Loaded, load, opened
 from llmsys.serve_lora.server.metering import Meter, MeteredExecutor
 from llmsys.serve_lora.server.service import Service
 from llmsys.serve_lora.server.settings import Access, EngineSettings, Recording, ServerSettings
-from llmsys.serve_lora.server.shelf import AdapterShelf, checked_reader
 from llmsys.serve_lora.step_cost import StepModel
 from tests.serve_lora.stand_ins import VOCAB, ByteCodec, Clock, Marks, Speller
 

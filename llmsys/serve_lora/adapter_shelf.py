@@ -11,18 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from llmsys.engine.adapter_files import AdapterFile, read_adapter
-from llmsys.engine.errors import AdapterError
-from llmsys.engine.lora import group_widths
-from llmsys.engine.model import ModelConfig
+from llmsys.engine.adapter_files import AdapterFile
 from llmsys.serve_lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 
-__all__ = ["AdapterShelf", "Signature", "checked_reader", "signature"]
+__all__ = ["AdapterShelf", "Signature", "signature"]
 
 MISSING = (0, 0, 0)
 FLOAT_BYTES = 4
-HEADER_BYTES = 16 << 20
-CONFIG_BYTES = 1 << 20
 Signature = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
@@ -103,24 +98,6 @@ class AdapterShelf:
             self._bytes += kept.bytes
             while self._bytes > self._limit_bytes and len(self._kept) > 1:
                 self._bytes -= self._kept.popitem(last=False)[1].bytes
-
-
-def checked_reader(config: ModelConfig, *, rank_max: int) -> Callable[[Path], AdapterFile]:
-    """A function that reads and checks an adapter whose files are of a size that such an adapter can have.
-
-    It raises AdapterError for what does not fit.
-    """
-    widths = group_widths(config).values()
-    numbers = config.layers * rank_max * sum(width * len(outs) + sum(outs) for width, outs in widths)
-    limits = {CONFIG_FILE: CONFIG_BYTES, WEIGHTS_FILE: 8 * numbers + HEADER_BYTES}
-
-    def read(path: Path) -> AdapterFile:
-        for name, limit in limits.items():
-            if (size := _facts(path / name)[1]) > limit:
-                raise AdapterError(f"{path / name}: {size} bytes; expected at most {limit}")
-        return read_adapter(path, config, rank_max=rank_max)
-
-    return read
 
 
 def signature(path: Path) -> Signature:

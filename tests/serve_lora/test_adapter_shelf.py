@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from llmsys.engine.adapter_files import AdapterFile
 from llmsys.engine.errors import AdapterError
-from llmsys.serve_lora.server.shelf import FLOAT_BYTES, AdapterShelf, checked_reader
+from llmsys.serve_lora.adapter_check import checked_reader
+from llmsys.serve_lora.adapter_shelf import FLOAT_BYTES, AdapterShelf
 from tests.serve_lora.server.conftest import SHAPE, write_adapter
 
 
