@@ -24,8 +24,12 @@ Popularity = Annotated[
         "zipf:X.",
     ),
 ]
+Replay = Annotated[
+    str | None,
+    typer.Option("--replay", metavar="TRACE", help="Calibrate, predict the trace by simulation, then run it live."),
+]
 Adapters = Annotated[
-    Path | None, typer.Option("--adapters", metavar="DIR", help="For --engine: also batches that mix these.")
+    Path | None, typer.Option("--adapters", metavar="DIR", help="For --engine and --replay: adapters to mix.")
 ]
 Model = Annotated[
     str, typer.Option("--model", metavar="MODEL", help="Base model: a directory, a .gguf file, or smollm2.")
@@ -50,6 +54,7 @@ def bench(
     *,
     engine: Engine = False,
     popularity: Popularity = None,
+    replay: Replay = None,
     adapters: Adapters = None,
     model: Model = "smollm2",
     batch: Batch = "",
@@ -66,6 +71,8 @@ def bench(
 ) -> None:
     """Measure ours beside its peers in one run: --engine for decoding, --popularity for many adapters under load.
 
+    --replay measures the simulator: what it predicts of a trace beside what the engine does.
+
     A decode speed counts with its fidelity: the share of answers identical to float32's, and the largest logit gap.
 
     llmsys serve-lora bench --engine --adapters ./adapters
@@ -77,9 +84,12 @@ def bench(
     from llmsys.serve_lora.engine_bench import EngineBench, bench_plan
     from llmsys.serve_lora.popularity_bench import PopularityBench, popularity_plan
 
-    if engine == (popularity is not None):
-        raise UsageFault("give --engine or --popularity, and not both")
+    if engine + (popularity is not None) + (replay is not None) != 1:
+        raise UsageFault("give one of --engine, --popularity and --replay")
     gpu.set_threads(threads)
+    if replay is not None:
+        _replay(replay, model=model, adapters=adapters, batch=batch or "32", json=json)
+        return
     if popularity is not None:
         plan = popularity_plan(popularity, model=model, batch=batch or "32", peers=peers)
         limit = tokens or plan.limit
@@ -88,6 +98,20 @@ def bench(
     else:
         decoding = bench_plan(model=model, adapters=adapters, batch=batch or "1,8,32", peers=peers)
         _measure(EngineBench(replace(decoding, tokens=tokens or decoding.tokens, runs=runs, dtype=dtype)), json=json)
+
+
+def _replay(trace: str, *, model: str, adapters: Path | None, batch: str, json: bool) -> None:
+    from llmsys.artifacts import read_trace
+    from llmsys.serve_lora.adapter_files import find_adapters
+    from llmsys.serve_lora.cluster.replay import ReplayBench
+    from llmsys.serve_lora.popularity_bench import single_batch
+
+    found = find_adapters(adapters) if adapters is not None else {}
+    measuring = ReplayBench(list(read_trace(trace)), model=model, adapters=found, batch=single_batch(batch))
+    with progress("runs") as advance:
+        runs = measuring.compare(lambda _: advance(1))
+    report(runs.as_record(), [runs.predicted.as_row("predicted"), runs.live.as_row("live")], json=json)
+    note(f"predicted throughput {runs.throughput_error:+.1%}, median wait {runs.ttft_error:+.1%} of what was measured")
 
 
 class _Row(Protocol):

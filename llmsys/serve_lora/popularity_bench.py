@@ -30,7 +30,15 @@ from llmsys.serve_lora.random_adapters import write_random_adapter
 from llmsys.serve_lora.reference_model import load_reference
 from llmsys.serve_lora.step_cost import StepRow
 
-__all__ = ["POPULARITIES", "PopularityBench", "PopularityPlan", "PopularityRow", "popularity_plan", "step_limit_s"]
+__all__ = [
+    "POPULARITIES",
+    "PopularityBench",
+    "PopularityPlan",
+    "PopularityRow",
+    "popularity_plan",
+    "single_batch",
+    "step_limit_s",
+]
 
 POPULARITIES = ("distinct", "uniform", "geometric:1.5", "zipf:1.5", "identical")
 PEERS = ("peft",)
@@ -90,15 +98,20 @@ class PopularityRow:
 
 def popularity_plan(popularity: str, *, model: str, batch: str, peers: str) -> PopularityPlan:
     """The plan that options ask for. Raises UsageFault for a popularity, a batch or a peer that cannot be."""
-    if not batch.isdecimal() or int(batch) < 1:
-        raise UsageFault(f"--batch {batch!r}; expected one size of at least 1 with --popularity")
     wanted = {"all": PEERS, "none": ()}.get(peers, tuple(peers.split(",")))
     if set(wanted) - set(PEERS):
         raise UsageFault(f"--peers {peers!r}; expected all, none, or some of {', '.join(PEERS)}")
     chosen = POPULARITIES if popularity == "all" else tuple(popularity.split(","))
     for one in chosen:
         popularity_counts(one, 1)
-    return PopularityPlan(chosen, wanted, model=model, batch=int(batch))
+    return PopularityPlan(chosen, wanted, model=model, batch=single_batch(batch))
+
+
+def single_batch(batch: str) -> int:
+    """One batch size. Raises UsageFault for a list or no number."""
+    if not batch.isdecimal() or int(batch) < 1:
+        raise UsageFault(f"--batch {batch!r}; expected one size of at least 1")
+    return int(batch)
 
 
 class PopularityBench:

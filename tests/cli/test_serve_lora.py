@@ -280,7 +280,8 @@ def test_an_interrupt_ends_with_130_after_whole_lines(tiny):
         (("adapters", "make", "x", "--task", "json", "--targets", "lm_head"), 2, "lm_head"),
         (("adapters", "check", "nowhere"), 65, "no adapter is here"),
         (("bench",), 2, "--engine"),
-        (("bench", "--engine", "--popularity", "all"), 2, "not both"),
+        (("bench", "--engine", "--popularity", "all"), 2, "one of"),
+        (("bench", "--replay", "none.jsonl"), 1, "none.jsonl"),
         (("bench", "--popularity", "skewed"), 2, "geometric:X"),
         (("bench", "--engine", "--batch", "0"), 2, "--batch"),
         (("bench", "--engine", "--peers", "vllm"), 2, "transformers, peft"),
@@ -306,6 +307,21 @@ def test_popularities_are_measured_beside_the_ways_of_others(tiny):
     assert [row["server"] for row in found["rows"]] == servers * 2
     assert found["plan"]["rank"] == 2
     assert "shrink" in run.stderr
+
+
+def test_a_trace_is_predicted_and_then_run(tiny):
+    rows = [
+        {"id": f"{at}", "tenant": "t", "arrival_s": at / 50, "prompt_tokens": 9, "output_tokens": 5} for at in range(30)
+    ]
+    (tiny.directory / "trace.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    run = tiny.run("serve-lora", "bench", "--replay", "trace.jsonl", "--model", "tiny", "--batch", "4", "--json")
+
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found["predicted"]["requests"] == found["live"]["requests"] == 30
+    assert found["throughput_error"] == found["predicted"]["output_tok_s"] / found["live"]["output_tok_s"] - 1
+    assert "of what was measured" in run.stderr
 
 
 @pytest.mark.slow
