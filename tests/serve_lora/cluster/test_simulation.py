@@ -238,7 +238,7 @@ def test_punica_needs_fewer_machine_seconds_than_the_least_loaded_when_the_load_
 
 
 def test_punica_saves_a_quarter_of_the_machine_time_of_a_ramp_within_the_same_limit():
-    """99 % wait less than 1.25 s under both rules. Ten minutes up to 24 requests a second and down again, Punica's skewed adapters, everything at its default."""
+    """99 % wait less than 1.25 s under both rules. Ten minutes up to 24 requests a second and down again."""
     random, now_s, ramp = np.random.default_rng(2), 0.0, []
     while now_s < 600:
         now_s += random.exponential(1 / max(24 * (1 - abs(now_s / 300 - 1)), 0.02))
