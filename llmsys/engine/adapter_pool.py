@@ -5,8 +5,9 @@ within a number of slots and one budget of memory. Registering a name again make
 end on the old one. Knows nothing of requests.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +21,7 @@ from llmsys.engine.model import LowRank, ModelConfig
 __all__ = ["AdapterMemory", "AdapterPool"]
 
 MEMORY_BYTES = 2 << 30
+Reader = Callable[[Path], AdapterFile]
 
 
 class _Held(Protocol):
@@ -88,11 +90,11 @@ class AdapterPool:
     ) -> None:
         self._config = config
         self._limit = slots
-        self._rank_max = rank_max
         self._memory: AdapterMemory[Any] = memory or HostAdapters(config, dtype=dtype)
         self._memory_bytes = memory_bytes
         self._registered: dict[str, _Registered] = {}
         self._slots: dict[int, _Slot] = {}
+        self._reader: Reader = partial(read_adapter, config=config, rank_max=rank_max)
         self._clock = 0
         self._generations = 0
         self._last: tuple[list[int], LowRank | None] = ([], None)
@@ -101,6 +103,10 @@ class AdapterPool:
         """Make a directory known under a name; nothing is read yet. A known name becomes a new generation."""
         self._generations += 1
         self._registered[name] = _Registered(Path(path), self._generations)
+
+    def read_through(self, reader: Reader) -> None:
+        """Read adapters with `reader(path)` from now on, which returns or raises what `read_adapter` would."""
+        self._reader = reader
 
     def unregister(self, name: str) -> None:
         """Forget a name; sequences under way end on it."""
@@ -144,7 +150,7 @@ class AdapterPool:
 
     def resident(self) -> tuple[str, ...]:
         """Names that hold a slot now, sorted."""
-        return tuple(sorted(name for name, entry in self._registered.items() if entry.slot is not None))
+        return tuple(sorted(name for name, entry in list(self._registered.items()) if entry.slot is not None))
 
     def resident_bytes(self) -> int:
         """Memory of all resident adapters, those of forgotten names included."""
@@ -175,7 +181,7 @@ class AdapterPool:
 
     def _read(self, registered: _Registered) -> AdapterFile:
         """The adapter's checked contents, which must be what they were when it was first read."""
-        file = read_adapter(registered.path, self._config, rank_max=self._rank_max)
+        file = self._reader(registered.path)
         if registered.digest not in (b"", file.digest):
             raise AdapterError(f"{registered.path}: changed after it was registered; register it again")
         registered.digest, registered.rank = file.digest, file.rank

@@ -72,10 +72,8 @@ class BenchRow:
         return {name: value for name, value in asdict(self).items() if name != "doubts"}
 
 
-def bench_plan(*, engine: bool, model: str, adapters: Path | None, batch: str, peers: str) -> BenchPlan:
-    """The plan that options ask for. Raises UsageFault for nothing to measure, a bad batch size or an unknown peer."""
-    if not engine:
-        raise UsageFault("nothing to measure; give --engine")
+def bench_plan(*, model: str, adapters: Path | None, batch: str, peers: str) -> BenchPlan:
+    """The plan that options ask for. Raises UsageFault for a bad batch size or an unknown peer."""
     sizes = batch.split(",")
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise UsageFault(f"--batch {batch!r}; expected sizes of at least 1, comma-separated")
