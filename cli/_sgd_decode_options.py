@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnswerTokens",
+    "Deterministic",
     "Escalate",
     "EscalateBelow",
     "Forward",
@@ -110,6 +111,10 @@ RouterName = Annotated[
         metavar="HOW",
         help="Mode auto: plan (both forms until it decides), model (it is asked), or a file of labelled questions.",
     ),
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option("--deterministic", help="On the engine, the same tokens for every --max-batch; slower."),
 ]
 Headings = Annotated[bool, typer.Option("--headings/--no-headings", help="Put each part's title above it.")]
 PromptsFile = Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="Wordings in TOML.")]

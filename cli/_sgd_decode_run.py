@@ -1,7 +1,7 @@
 """`llmsys sgd-decode run`: questions in, answers out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,7 @@ from llmsys.cli._options import ChromeTrace, Device, DType, OnError, Plot, Quiet
 from llmsys.cli._render import note, progress, table
 from llmsys.cli._sgd_decode_options import (
     AnswerTokens,
+    Deterministic,
     Escalate,
     EscalateBelow,
     Forward,
@@ -33,6 +34,9 @@ from llmsys.cli._sgd_decode_options import (
     make_settings,
 )  # fmt: skip
 from llmsys.cli._streams import records_out
+
+if TYPE_CHECKING:
+    from llmsys.sgd_decode import Answer, Backend, DecodeSettings, Question, Router
 
 __all__ = ["run"]
 
@@ -67,6 +71,7 @@ def run(
     ] = None,
     chrome_trace: ChromeTrace = None,
     plot: Plot = None,
+    deterministic: Deterministic = False,
     device: Device = "auto",
     dtype: DType = "auto",
     seed: Seed = 0,
@@ -79,16 +84,7 @@ def run(
 
     Example: llmsys sgd-decode run questions.jsonl --mode sgd > answers.jsonl
     """
-    from llmsys.sgd_decode import (
-        answer_line,
-        answer_with_log,
-        open_backend,
-        open_router,
-        read_questions,
-        summary_row,
-        with_step_time,
-        write_timeline,
-    )  # fmt: skip
+    from llmsys.sgd_decode import open_backend, open_router, read_questions, with_step_time
 
     settings = make_settings(
         mode=mode, small=small, threshold=threshold, planner=planner, escalate=escalate,
@@ -98,22 +94,43 @@ def run(
     )  # fmt: skip
     deciding = open_router(router, settings.prompts)
     asked = list(read_questions(questions, on_error=on_error, on_skip=lambda fault: note(f"skipped {fault}")))
-    backend = open_backend(large, small=small, slots=max_batch, grammar=grammar, device=device, dtype=dtype, seed=seed)
-    settings = with_step_time(settings, backend)
+    backend = open_backend(
+        large, small=small, slots=max_batch, grammar=grammar, device=device, dtype=dtype, seed=seed,
+        deterministic=deterministic,
+    )  # fmt: skip
+    done = _write_answers(asked, backend, with_step_time(settings, backend), deciding, large, concurrency, events)
+    _draw(done, chrome_trace, plot)
+    if any(answer.failed for answer in done):
+        raise typer.Exit(1)
+
+
+def _write_answers(
+    asked: "list[Question]",
+    backend: "Backend",
+    settings: "DecodeSettings",
+    router: "Router",
+    model: str,
+    concurrency: int,
+    events: Path | None,
+) -> "list[Answer]":
+    """Answer lines on stdout as they come, a table on stderr."""
+    from llmsys.sgd_decode import answer_line, answer_with_log, summary_row
+
     done = []
     with records_out(flush_each=True) as out, progress("questions", len(asked)) as advance:
-        for answer in answer_with_log(
-            asked, backend, settings, concurrency=concurrency, events=events, router=deciding
-        ):
-            out.write(answer_line(answer, large))
+        for answer in answer_with_log(asked, backend, settings, concurrency=concurrency, events=events, router=router):
+            out.write(answer_line(answer, model))
             done.append(answer)
             advance(1)
+    table([summary_row(answer) for answer in done], stderr=True)
+    return done
+
+
+def _draw(done: "list[Answer]", chrome_trace: Path | None, plot: Path | None) -> None:
+    from llmsys.cli._sgd_decode_gantt import draw_gantt
+    from llmsys.sgd_decode import write_timeline
+
     if chrome_trace is not None:
         write_timeline(chrome_trace, done)
     if plot is not None:
-        from llmsys.cli._sgd_decode_gantt import draw_gantt
-
         draw_gantt(done, plot)
-    table([summary_row(answer) for answer in done], stderr=True)
-    if any(answer.failed for answer in done):
-        raise typer.Exit(1)

@@ -30,9 +30,9 @@ from llmsys.sgd_decode.plan_views import VIEWS, view
 from llmsys.sgd_decode.prompting import Prompts, strip_control
 from llmsys.sgd_decode.records import answer_line, read_questions, write_timeline
 from llmsys.sgd_decode.repair import MAX_NODES, parse_plan, repair
-from llmsys.sgd_decode.routers import ByLabels, ByModel, ByPlan, Label, Quality, cross_validate, open_router
+from llmsys.sgd_decode.routers import ByLabels, ByModel, ByPlan, Label, Quality, WordModel, cross_validate, open_router
 from llmsys.sgd_decode.scheduler import Scheduler
-from llmsys.sgd_decode.script_backend import Rule, ScriptBackend, read_script
+from llmsys.sgd_decode.script_backend import Match, Rule, ScriptBackend, read_script
 from llmsys.sgd_decode.session import (
     Summary,
     answer_with_log,
@@ -72,6 +72,7 @@ __all__ = [
     "Job",
     "Label",
     "LengthBook",
+    "Match",
     "Node",
     "PairBackend",
     "Part",
@@ -94,6 +95,7 @@ __all__ = [
     "Stuck",
     "Summary",
     "TokenCount",
+    "WordModel",
     "Workload",
     "Writer",
     "answer_all",

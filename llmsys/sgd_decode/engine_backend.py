@@ -45,13 +45,30 @@ class EngineBackend:
 
     @classmethod
     def load(
-        cls, model: str, *, slots: int, grammar: bool = True, device: str = "auto", dtype: str = "auto", seed: int = 0
+        cls,
+        model: str,
+        *,
+        slots: int,
+        grammar: bool = True,
+        device: str = "auto",
+        dtype: str = "auto",
+        seed: int = 0,
+        deterministic: bool = False,
     ) -> "EngineBackend":
-        """Load a model directory, a GGUF file or "smollm2". Raises as `Engine.load` does."""
+        """Load a model directory, a GGUF file or "smollm2". Raises as `Engine.load` does.
+
+        deterministic: a text has the same tokens whatever is written beside it and whatever a cache held; slower.
+        """
         config = EngineConfig(
-            device=device, dtype=dtype, max_sequences=slots, max_batch_tokens=BATCH_TOKENS, seed=seed, spare_rows=64
+            device=device,
+            dtype=dtype,
+            max_sequences=slots,
+            max_batch_tokens=BATCH_TOKENS,
+            seed=seed,
+            spare_rows=64,
+            batch_invariant=deterministic,
         )
-        name = f"{model} {device} {dtype}"
+        name = f"{model} {device} {dtype} {deterministic}"
         return cls(Engine.load(model, config=config), slots=slots, grammar=grammar, name=name)
 
     @property

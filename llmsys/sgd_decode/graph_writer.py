@@ -116,7 +116,8 @@ class GraphWriter:
             tokens.add(plain.tokens)
             text, mode, finish, fault = plain.text, "ar", plain.finish, plain.fault
         else:
-            text, mode, finish, fault = self._desk.assembled(), self._settings.mode, "stop", ""
+            written = "sgd" if self._settings.mode == "auto" else self._settings.mode
+            text, mode, finish, fault = self._desk.assembled(), written, "stop", ""
         parts = [self._desk.parts[number] for number in sorted(self._desk.parts)]
         total_s = self._now_s - self._started_s
         return Answer(

@@ -28,17 +28,30 @@ def open_backend(
     device: str = "auto",
     dtype: str = "auto",
     seed: int = 0,
+    deterministic: bool = False,
 ) -> Backend:
     """A model, or with `small` a pair of models of the same forms.
 
     `embedded`, a model directory or a GGUF file on the engine; `URL#model` on an OpenAI-like server; `script:FILE`
-    plays recorded texts in virtual time. Raises as `Engine.load` does, BadInput for a script that is none, Unavailable
+    plays recorded texts in virtual time. deterministic: an engine writes the same tokens at any width. Raises as
+    `Engine.load` does, BadInput for a script that is none, Unavailable
     for a server that is not there.
     """
-    large = _open_one(model, slots=slots, grammar=grammar, device=device, dtype=dtype, seed=seed)
-    if small is None:
-        return large
-    return PairBackend(large, _open_one(small, slots=slots, grammar=grammar, device=device, dtype=dtype, seed=seed))
+
+    def open_one(name: str) -> Backend:
+        if name.startswith(SCRIPT):
+            return ScriptBackend(read_script(Path(name.removeprefix(SCRIPT))), slots=slots)
+        if is_url(name):
+            return HttpBackend(name, slots=slots, grammar=grammar)
+        from llmsys.sgd_decode.engine_backend import EngineBackend
+
+        known = "smollm2" if name == EMBEDDED else name
+        return EngineBackend.load(
+            known, slots=slots, grammar=grammar, device=device, dtype=dtype, seed=seed, deterministic=deterministic
+        )
+
+    large = open_one(model)
+    return large if small is None else PairBackend(large, open_one(small))
 
 
 def with_step_time(settings: DecodeSettings, backend: Backend) -> DecodeSettings:
@@ -46,14 +59,3 @@ def with_step_time(settings: DecodeSettings, backend: Backend) -> DecodeSettings
     if settings.mode not in GRAPH_MODES or settings.min_gain <= 0:
         return settings
     return replace(settings, step_time=backend.step_time())
-
-
-def _open_one(model: str, *, slots: int, grammar: bool, device: str, dtype: str, seed: int) -> Backend:
-    if model.startswith(SCRIPT):
-        return ScriptBackend(read_script(Path(model.removeprefix(SCRIPT))), slots=slots)
-    if is_url(model):
-        return HttpBackend(model, slots=slots, grammar=grammar)
-    from llmsys.sgd_decode.engine_backend import EngineBackend
-
-    name = "smollm2" if model == EMBEDDED else model
-    return EngineBackend.load(name, slots=slots, grammar=grammar, device=device, dtype=dtype, seed=seed)

@@ -121,7 +121,12 @@ def test_a_plan_without_two_parts_becomes_an_answer_in_one_piece(plan):
 
 def test_a_plan_that_promises_no_gain_becomes_an_answer_in_one_piece():
     chain = "1. A | needs - | level 1\n2. B | needs 1 | level 1\n3. C | needs 2 | level 1\nend"
-    rules = [rule(PLANNING, chain), rule("about part", tokens=5), rule("in one piece, along", "So."), rule("Why?", "Because.")]
+    rules = [
+        rule(PLANNING, chain),
+        rule("about part", tokens=5),
+        rule("in one piece, along", "So."),
+        rule("Why?", "Because."),
+    ]
     (done,), _, events = answer(rules, step_time=StepTime(1.0, 0.1))
     (blind,), _, _ = answer(rules, step_time=StepTime(1.0, 0.1), on_flat="drop")
 
