@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from llmsys.moe_train.failures import FailureModel
 from llmsys.moe_train.placement import Placement, compact, mro, pack_by_load, segment_sizes, spread
 from llmsys.moe_train.recovery import chances
+from llmsys.moe_train.splits import balance, equal_split
 from llmsys.moe_train.swaps import improve, repair
 
 __all__ = ["METHODS", "PlacementTask", "objective"]
 
 CERTAIN = 1e3
+DIGITS = 12
 
 Ints = NDArray[np.int64]
 
@@ -52,12 +54,38 @@ def objective(placements: Sequence[Placement], world: FailureModel) -> float:
 
 
 def _best(task: PlacementTask) -> list[Placement]:
-    """The best of three starts by the joint objective, then swaps until none helps."""
+    """The best of three starts by the joint objective, among equals by balance; then swaps until none helps."""
     starts = [_aligned(task), _nested(task), _spread(task)]
-    mended = [[repair(placement, task.threshold) for placement in start] for start in starts]
+    order = _apart(task.world)
+    mended = [[_reordered(repair(placement, task.threshold), order) for placement in start] for start in starts]
     world = task.judged()
-    scores = [objective(start, world) for start in mended]
+    scores = [(round(objective(start, world), DIGITS), -_imbalance(start, task.loads)) for start in mended]
     return improve(mended[scores.index(max(scores))], world)
+
+
+def _apart(world: FailureModel) -> Ints:
+    """All nodes, in an order whose neighbours are in different domains and pair a hazardous one with a safe one."""
+    falling = np.argsort(-np.asarray(world.hazards), kind="stable")
+    turn = np.empty(world.domains, np.int64)
+    if world.is_uniform:
+        turn[falling] = np.arange(world.domains)
+    else:
+        # first, last, second, last but one, …
+        turn[falling] = np.minimum(2 * np.arange(world.domains), 2 * np.arange(world.domains)[::-1] + 1)
+    domain_of = np.asarray(world.domain_of)
+    row = np.array([int((domain_of[:node] == domain).sum()) for node, domain in enumerate(domain_of)])
+    return np.lexsort((turn[domain_of], row))
+
+
+def _reordered(placement: Placement, order: Ints) -> Placement:
+    """The placement with column x on node order[x]."""
+    columns = np.empty_like(placement.columns)
+    columns[order] = placement.columns
+    return replace(placement, columns=columns)
+
+
+def _imbalance(placements: Sequence[Placement], loads: Ints) -> float:
+    return balance(loads, [equal_split(placement) for placement in placements])
 
 
 def _nested(task: PlacementTask) -> list[Placement]:

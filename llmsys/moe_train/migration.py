@@ -17,7 +17,7 @@ from llmsys.moe_train.senders import choose_senders
 
 __all__ = ["MAPPINGS", "Migration", "Move", "migrate"]
 
-MAPPINGS = ("optimal", "greedy")
+MAPPINGS = ("optimal", "greedy", "fixed")
 
 Ints = NDArray[np.int64]
 
@@ -65,7 +65,8 @@ def migrate(
     """Map the columns of `new` to the `alive` node ids, some of which may hold nothing yet, and list the moves.
 
     `state_bytes`: of one expert, of all layers or of each. `optimal` fetches the fewest bytes; `greedy` is the paper's:
-    again and again the pair of node and column with fewest bytes. Apply the result with `new.on(found.mapping)`.
+    again and again the pair of node and column with fewest bytes; `fixed` keeps the planned order. Apply the result
+    with `new.on(found.mapping)`.
     Raises Unrecoverable with the experts that no living node holds, ValueError for sizes that do not fit.
     """
     layers = len(new.placements)
@@ -113,6 +114,8 @@ def _mapped(cost: Ints, kind: str) -> list[int]:
     if kind not in MAPPINGS:
         raise ValueError(f"mapping {kind!r}; expected one of {', '.join(MAPPINGS)}")
     count = len(cost)
+    if kind == "fixed":
+        return list(range(count))
     if kind == "greedy":
         return _greedy(cost)
     from scipy.optimize import linear_sum_assignment
