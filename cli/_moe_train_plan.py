@@ -1,61 +1,34 @@
 """Verbs of `llmsys moe-train` that train nothing: plan."""
 
-from pathlib import Path
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from llmsys.cli._options import Json, OnError, Quiet, Seed, one_of
+from llmsys.cli import _moe_train_options as opt
+from llmsys.cli._options import Json, OnError, Quiet, Seed
 from llmsys.cli._render import note, table
 from llmsys.cli._streams import records_out
 
 __all__ = ["VERBS"]
 
-Method = Annotated[
-    str,
-    typer.Option(
-        "--placement",
-        help="Where replicas go: best (corrected MRO), mro (the paper's, to the letter), spread, compact, or eplb "
-        "(a load balancer's, a baseline).",
-        callback=one_of("best", "mro", "spread", "compact", "eplb"),
-    ),
-]
-Split = Annotated[
-    str,
-    typer.Option(
-        "--split",
-        help="Tokens of an expert per replica: lp (shares that idle the busiest node) or equal.",
-        callback=one_of("lp", "equal"),
-    ),
-]
-
 
 def plan(
     loads: Annotated[str, typer.Argument(metavar="LOADS", help='Lines {"layer","load","state_mb"}; - is stdin.')] = "-",
     *,
-    nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Living nodes, after --lost and --add.")] = None,
-    slots: Annotated[int, typer.Option("--slots", min=1, help="Experts per node and layer.")] = 6,
-    min_replicas: Annotated[
-        int,
-        typer.Option("--min-replicas", min=1, help="Least replicas of an expert (f); lowered where slots are short."),
-    ] = 2,
-    placement: Method = "best",
-    split: Split = "lp",
-    mtbf: Annotated[str, typer.Option("--mtbf", help="Mean time between failures of one node.")] = "6h",
-    repair: Annotated[str, typer.Option("--repair", help="Time in which several failures count as one.")] = "60s",
-    k: Annotated[
-        str | None,
-        typer.Option("--k", metavar="K,K", help="Failures to be judged by, in equal weight; default by --mtbf."),
-    ] = None,
-    domains: Annotated[
-        Path | None, typer.Option("--domains", metavar="F", help="JSON object from node to the rack that fails as one.")
-    ] = None,
-    from_plan: Annotated[
-        str | None, typer.Option("--from", metavar="PLAN", help="The plan that runs now: what `plan` printed.")
-    ] = None,
-    lost: Annotated[str | None, typer.Option("--lost", metavar="N,N", help="Nodes of that plan that died.")] = None,
-    add: Annotated[int, typer.Option("--add", min=0, help="Nodes that joined.")] = 0,
-    compare: Annotated[bool, typer.Option("--compare", help="Show every placement's chances and balance.")] = False,
+    nodes: opt.Nodes = None,
+    slots: opt.Slots = 6,
+    min_replicas: opt.MinReplicas = 2,
+    placement: opt.Placement = "best",
+    split: opt.Split = "lp",
+    mtbf: opt.Mtbf = "6h",
+    repair: opt.Repair = "60s",
+    k: opt.Counts = None,
+    domains: opt.Domains = None,
+    from_plan: opt.FromPlan = None,
+    lost: opt.Lost = None,
+    add: opt.Add = 0,
+    compare: opt.Compare = False,
     on_error: OnError = "fail",
     seed: Seed = 0,
     json: Json = False,
@@ -72,20 +45,10 @@ def plan(
     from llmsys.moe_train.plan_session import PlanRequest, make_plan, parse_numbers
 
     given = read_loads(loads, on_error=on_error, on_skip=lambda fault: note(f"skipped: {fault}"))
-    request = PlanRequest(
-        slots,
-        nodes,
-        min_replicas,
-        placement,
-        split,
-        seconds_of(mtbf, "--mtbf"),
-        seconds_of(repair, "--repair"),
-        parse_numbers(k, "--k"),
-        domains,
-        from_plan,
-        parse_numbers(lost, "--lost"),
-        add,
-    )
+    times = seconds_of(mtbf, "--mtbf"), seconds_of(repair, "--repair")
+    numbers = parse_numbers(k, "--k")
+    request = PlanRequest(slots, nodes, min_replicas, placement, split, *times, numbers, domains, from_plan)
+    request = replace(request, lost=parse_numbers(lost, "--lost"), add=add)
     found = make_plan(given, request)
     for warning in found.warnings:
         note(f"warning: {warning}")
