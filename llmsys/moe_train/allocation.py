@@ -3,6 +3,8 @@
 Integer arithmetic throughout, so that every rank computes the same numbers. Knows no node by name.
 """
 
+from heapq import heapify, heapreplace
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -52,10 +54,15 @@ def allocate_greedily(loads: ArrayLike, nodes: int, slots: int) -> NDArray[np.in
     """
     tokens = checked_loads(loads)
     usable_threshold(len(tokens), nodes, slots, 1)
-    replicas = np.ones(len(tokens), np.int64)
-    for _ in range(nodes * slots - len(tokens)):
-        replicas[np.argmax(tokens / replicas)] += 1
-    return replicas
+    counted = tokens.tolist()
+    replicas = [1] * len(counted)
+    hottest = [(-float(count), expert) for expert, count in enumerate(counted)]
+    heapify(hottest)
+    for _ in range(nodes * slots - len(counted)):
+        expert = hottest[0][1]
+        replicas[expert] += 1
+        heapreplace(hottest, (-counted[expert] / replicas[expert], expert))
+    return np.array(replicas, np.int64)
 
 
 def checked_loads(loads: ArrayLike) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ loads beyond what it is given; `planning.place` is the door.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -124,12 +125,13 @@ def pack_by_load(r: ArrayLike, nodes: int, slots: int, loads: ArrayLike) -> Plac
     `loads` [E]: tokens per expert, shared equally by its replicas. Balances; knows nothing about failures.
     """
     replicas = checked_replicas(r, nodes, slots)
-    each = np.asarray(loads, dtype=np.float64) / replicas
-    columns = np.empty((nodes, slots), np.int64)
-    tokens, used = np.zeros(nodes), np.zeros(nodes, np.int64)
-    for expert in np.repeat(np.argsort(-each, kind="stable"), replicas[np.argsort(-each, kind="stable")]).tolist():
-        node = int(np.argmin(np.where(used < slots, tokens, np.inf)))
-        columns[node, used[node]] = expert
-        tokens[node] += each[expert]
-        used[node] += 1
-    return Placement(columns, len(replicas))
+    each = (np.asarray(loads, dtype=np.float64) / replicas).tolist()
+    hottest = np.argsort(-np.asarray(each), kind="stable")
+    columns: list[list[int]] = [[] for _ in range(nodes)]
+    idlest = [(0.0, node) for node in range(nodes)]
+    for expert in np.repeat(hottest, replicas[hottest]).tolist():
+        tokens, node = heappop(idlest)
+        columns[node].append(expert)
+        if len(columns[node]) < slots:
+            heappush(idlest, (tokens + each[expert], node))
+    return Placement(np.array(columns, np.int64), len(replicas))

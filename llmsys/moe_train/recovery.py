@@ -92,8 +92,10 @@ def chances(
 
 def smallest_sets(placements: Sequence[Placement], world: FailureModel, most: int) -> list[int]:
     """The domain sets of at most `most` members that hold all copies of some expert, none within another: bit masks."""
-    member = world.membership()
-    held = np.concatenate([placement.holders() for placement in placements]) @ member
+    held = np.concatenate([placement.holders() for placement in placements])
+    if world.domains < len(world.domain_of):
+        # counts of nodes per domain: NumPy multiplies floats fast, Booleans slowly
+        held = held.astype(np.float32) @ world.membership() > 0
     held = held[held.sum(axis=1) <= most]
     packed = np.unique(np.packbits(held, axis=1, bitorder="little"), axis=0)
     masks = sorted((int.from_bytes(row.tobytes(), "little") for row in packed), key=int.bit_count)

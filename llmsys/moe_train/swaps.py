@@ -29,10 +29,13 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class _FailureSets:
-    """Sets of failures as bits: `failed` [N, W] says in which sets node j fails, `weight` [W] what a set counts."""
+    """Sets of failures as bits: `failed` [N, W] says in which sets node j fails, `weight` [W] what a set counts;
+    `most_nodes` is the most that fail in any.
+    """
 
     failed: Words
     weight: NDArray[np.float64]
+    most_nodes: int
 
 
 def repair(placement: Placement, least: int) -> Placement:
@@ -91,12 +94,13 @@ def improve(
 
 def _failure_sets(world: FailureModel, weights: Mapping[int, float]) -> _FailureSets | None:
     """The sets of the sizes that count, smallest first, while there are at most MOST_SETS."""
-    rows, weight, total = [], list[float](), 0
+    rows, weight, total, sizes = list[Words](), list[float](), 0, 0
     for k in sorted(k for k, w in weights.items() if w > 0 and k < world.domains):
         size = math.comb(world.domains, k)
         total += size
         if total > MOST_SETS:
             break
+        sizes = k
         padded = -(-size // 64) * 64
         failed = np.zeros((world.domains, padded), np.bool_)
         chosen = np.fromiter(combinations(range(world.domains), k), dtype=(np.int64, k), count=size)
@@ -106,7 +110,9 @@ def _failure_sets(world: FailureModel, weights: Mapping[int, float]) -> _Failure
     if not rows:
         return None
     by_domain = np.concatenate(rows, axis=1)
-    return _FailureSets(np.ascontiguousarray(by_domain[list(world.domain_of)]), np.asarray(weight))
+    largest = sorted(np.bincount(world.domain_of).tolist(), reverse=True)
+    by_node = np.ascontiguousarray(by_domain[list(world.domain_of)])
+    return _FailureSets(by_node, np.asarray(weight), sum(largest[:sizes]))
 
 
 class _Layer:
@@ -129,8 +135,11 @@ class _Layer:
 
     def _losses(self) -> Words:
         """[E, W]: the sets of failures that take every node of expert e."""
-        held = (self._counts > 0)[:, :, None]
-        found: Words = np.bitwise_and.reduce(np.where(held, self._sets.failed[None], EVERY), axis=1)
+        held = self._counts > 0
+        found = np.zeros((len(held), self._sets.failed.shape[1]), np.uint64)
+        # an expert on more nodes than fail at once is in no danger, whatever their domains
+        for expert in np.nonzero(held.sum(axis=1) <= self._sets.most_nodes)[0]:
+            np.bitwise_and.reduce(self._sets.failed[held[expert]], axis=0, out=found[expert])
         return found
 
     def swap_best(self, outside: Words) -> bool:
