@@ -13,9 +13,10 @@ from llmsys.artifacts import BatchRequest, BatchResult, Event, EventLog
 from llmsys.engine.assembly import EngineParts, assemble
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
-from llmsys.engine.loader import find_model, read_config
+from llmsys.engine.loader import read_config
 from llmsys.engine.policy import FirstComeFirstServed, Policy
 from llmsys.engine.sequence import Request, TokenEvent
+from llmsys.gpu import find_model
 from llmsys.serve_lora.adapter_check import checked_reader
 from llmsys.serve_lora.adapter_shelf import AdapterShelf
 from llmsys.serve_lora.batch_requests import Catalogue, engine_request

@@ -17,9 +17,9 @@ import torch
 from llmsys.engine.assembly import assemble
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
-from llmsys.engine.loader import find_model, read_config
+from llmsys.engine.loader import read_config
 from llmsys.engine.sequence import Request, SamplingParams
-from llmsys.gpu import require
+from llmsys.gpu import find_model, require
 from llmsys.serve_lora.adapter_check import checked_reader
 from llmsys.serve_lora.adapter_shelf import AdapterShelf
 from llmsys.serve_lora.bench_decoders import BASE

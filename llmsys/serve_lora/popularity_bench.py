@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llmsys.engine.loader import find_model, read_config
+from llmsys.engine.loader import read_config
 from llmsys.engine.lora import AdapterWeights, group_widths
 from llmsys.engine.model import ModelConfig
 from llmsys.errors import Unavailable, UsageFault
-from llmsys.gpu import Ceilings, describe, dtype_name, measure_ceilings
+from llmsys.gpu import Ceilings, describe, dtype_name, find_model, measure_ceilings
 from llmsys.serve_lora.bench_servers import BatchServer, EngineServer, PeftServer, Served
 from llmsys.serve_lora.cluster.adapters import popularity_counts
 from llmsys.serve_lora.engine_bench import parameters

@@ -149,7 +149,8 @@ def test_the_embedded_model_plans_within_the_grammar_and_writes_every_part(shell
     lines = (FIXTURES / "vicuna80.jsonl").read_text(encoding="utf-8").splitlines()[:1]
     (shell.directory / "q.jsonl").write_text("\n".join(lines))
     run = shell.run(
-        *("sgd-decode", "run", "q.jsonl", "--max-nodes", "3", "--node-tokens", "8", "--answer-tokens", "16", "--min-gain", "0"),
+        *("sgd-decode", "run", "q.jsonl", "--max-nodes", "3", "--node-tokens", "8"),
+        *("--answer-tokens", "16", "--min-gain", "0"),
         env={"OMP_NUM_THREADS": "1"},
     )
     (line,) = answers(run)

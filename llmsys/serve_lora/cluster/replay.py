@@ -17,8 +17,9 @@ import numpy as np
 from llmsys.artifacts import TraceRecord
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
-from llmsys.engine.loader import find_model, read_config
+from llmsys.engine.loader import read_config
 from llmsys.engine.sequence import Request, SamplingParams
+from llmsys.gpu import find_model
 from llmsys.serve_lora.cluster.calibration import calibrate
 from llmsys.serve_lora.cluster.profile import Fit, ReplicaProfile
 from llmsys.serve_lora.cluster.report import report_cluster
