@@ -75,6 +75,7 @@ ADAPTERS = {
     "all": {"r": 8, "target_modules": ALL_TARGETS},
     "narrow": {"r": 3, "target_modules": ["q_proj", "v_proj"], "lora_alpha": 24},
     "stable": {"r": 16, "target_modules": ["o_proj", "down_proj"], "use_rslora": True},
+    "dora": {"r": 6, "target_modules": ALL_TARGETS, "use_dora": True},
     "early": {"r": 12, "target_modules": ["gate_proj", "k_proj"], "layers_to_transform": [0, 1, 7]},
     "uneven": {
         "r": 4,
