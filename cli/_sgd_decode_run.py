@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+Concurrency = Annotated[int, typer.Option("--concurrency", min=1, help="Questions answered at once.")]
+EventsFile = Annotated[Path | None, typer.Option("--events", metavar="FILE", help="Write what happened, as it was.")]
+
 
 def run(
     questions: Questions = "-",
@@ -64,11 +67,9 @@ def run(
     grammar: Grammar = True,
     headings: Headings = False,
     prompts: PromptsFile = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Questions answered at once.")] = 4,
+    concurrency: Concurrency = 4,
     temperature: Temperature = 0.0,
-    events: Annotated[
-        Path | None, typer.Option("--events", metavar="FILE", help="Write what happened, as it was.")
-    ] = None,
+    events: EventsFile = None,
     chrome_trace: ChromeTrace = None,
     plot: Plot = None,
     deterministic: Deterministic = False,
