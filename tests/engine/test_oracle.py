@@ -12,6 +12,7 @@ import torch
 
 from llmsys.engine.adapter_pool import AdapterPool
 from llmsys.engine.loader import load_model
+from llmsys.engine.lora import HostAdapters
 from llmsys.engine.runner import Runner
 from llmsys.engine.sequence import Chunk, Plan, Request, Sequence
 
@@ -22,7 +23,8 @@ NEW_TOKENS = 64
 
 
 def runner_for(model, *, slots=0):
-    pool = AdapterPool(model.config, slots=slots, rank_max=64, dtype=model.decoder.dtype)
+    memory = HostAdapters(model.config, dtype=model.decoder.dtype, decoder=model.decoder)
+    pool = AdapterPool(model.config, slots=slots, rank_max=64, dtype=model.decoder.dtype, memory=memory)
     return Runner.on_rows(model.decoder, pool, rows=48, max_len=512), pool
 
 
