@@ -25,7 +25,8 @@ PLAIN_CLIENTS, STREAMS = 32, 64
 @dataclass(frozen=True, slots=True)
 class ProxyCost:
     """One proxy: CPU µs per plain request and per streamed chunk, as medians over rounds with the extremes; our cost
-    over its; ms to the first byte at half load, and how many of them our gateway adds to its; answers that were no 200.
+    over its; ms to the first byte at half load (none for a proxy too slow for that), and how many of them our gateway
+    adds to its; answers that were no 200.
     """
 
     proxy: str
@@ -91,7 +92,8 @@ def run_gateway_bench(
             half_rate_s = 0.5 * requests / samples["llmsys"].plain_s
             paced = Load("paced", PLAIN_CLIENTS, requests, stream=False, rate_s=half_rate_s)
             for name, one in running.items():
-                _time(one, paced, samples[name])
+                if samples[name].plain_s * half_rate_s < requests:
+                    _time(one, paced, samples[name])
                 on_done(1)
     costs = _costs(chosen, samples, absent)
     return GatewayBench(costs, rounds, half_rate_s, requests, streams, CHUNKS, _warnings(costs))
@@ -159,15 +161,17 @@ def _cost(name: str, samples: _Samples, ours: _Samples | None) -> ProxyCost:
         chunk_ratio=statistics.median(ours.us_chunk) / part if ours and part else None,
         first_byte_p50_ms=p50_ms,
         first_byte_p99_ms=p99_ms,
-        added_p50_ms=our_p50_ms - p50_ms if our_p50_ms is not None else None,
-        added_p99_ms=our_p99_ms - p99_ms if our_p99_ms is not None else None,
+        added_p50_ms=our_p50_ms - p50_ms if our_p50_ms is not None and p50_ms is not None else None,
+        added_p99_ms=our_p99_ms - p99_ms if our_p99_ms is not None and p99_ms is not None else None,
         failed=samples.failed,
     )
 
 
-def _first_byte_ms(samples: _Samples) -> tuple[float, float]:
-    """Median and 99th percentile."""
+def _first_byte_ms(samples: _Samples) -> tuple[float | None, float | None]:
+    """Median and 99th percentile, if there are any."""
     first = sorted(samples.first_byte_s)
+    if not first:
+        return None, None
     return 1e3 * first[len(first) // 2], 1e3 * first[int(0.99 * len(first))]
 
 
