@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmsys.cli._compress_options import Jobs, MemorySize, parse_size
-from llmsys.cli._options import Json, Quiet, one_of
+from llmsys.cli._options import Quiet, one_of
 from llmsys.cli._render import note, progress, report
 from llmsys.cli._streams import records_out
 
@@ -25,6 +25,20 @@ Output = Annotated[
     str, typer.Argument(metavar="OUT", help="A file; a directory for a model; - writes framed records to stdout.")
 ]
 
+Codec = Annotated[str, typer.Option("--codec", help=f"One of {', '.join(CODECS)}.", callback=one_of(*CODECS))]
+Allocate = Annotated[
+    str,
+    typer.Option(
+        "--allocate", help="Bits among tensors: uniform or equal-noise.", callback=one_of("uniform", "equal-noise")
+    ),
+]
+BitsFor = Annotated[
+    list[str] | None, typer.Option("--bits-for", metavar="GLOB=B", help="Bits of these tensors; the last fit wins.")
+]
+Chroma = Annotated[
+    str, typer.Option("--chroma", help="420, constant; gray is refused by GPUs.", callback=one_of("420", "gray"))
+]
+
 
 def encode(
     source: Input,
@@ -35,32 +49,20 @@ def encode(
     size: Annotated[str | None, typer.Option("--size", metavar="SIZE", help="Size of the output, as 1.2GiB.")] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit.")] = False,
     qp: Annotated[int | None, typer.Option("--qp", min=0, help="Quality of a video engine, 0 the finest.")] = None,
-    codec: Annotated[
-        str, typer.Option("--codec", help=f"One of {', '.join(CODECS)}.", callback=one_of(*CODECS))
-    ] = "tq",
-    allocate: Annotated[
-        str,
-        typer.Option(
-            "--allocate", help="Bits among tensors: uniform or equal-noise.", callback=one_of("uniform", "equal-noise")
-        ),
-    ] = "equal-noise",
+    codec: Codec = "tq",
+    allocate: Allocate = "equal-noise",
     trellis: Annotated[int, typer.Option("--trellis", help="States of the quantiser: 0, 4 or 8.")] = 8,
     keep: Annotated[list[str] | None, typer.Option("--keep", metavar="GLOB", help="Leave these tensors alone.")] = None,
-    bits_for: Annotated[
-        list[str] | None, typer.Option("--bits-for", metavar="GLOB=B", help="Bits of these tensors; the last fit wins.")
-    ] = None,
+    bits_for: BitsFor = None,
     plan_in: Annotated[Path | None, typer.Option("--plan-in", metavar="FILE", help="Bits per tensor.")] = None,
     plan_out: Annotated[Path | None, typer.Option("--plan-out", metavar="FILE", help="Write the plan.")] = None,
     depth: Annotated[int, typer.Option("--depth", help="Bits of a video sample: 8, 10 or 12.")] = 10,
-    chroma: Annotated[
-        str, typer.Option("--chroma", help="420, constant; gray is refused by GPUs.", callback=one_of("420", "gray"))
-    ] = "420",
+    chroma: Chroma = "420",
     preset: Annotated[str, typer.Option("--preset", help="The video encoder's preset; ours if empty.")] = "",
     jobs: Jobs = 0,
     memory: MemorySize = "2GiB",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with OUT.part of a run that was cut.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and code nothing.")] = False,
-    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Code tensors to a rate, an error or a size; a line per tensor on stdout as it is finished, then the total.

@@ -1,6 +1,6 @@
 """`llmsys fair-queue simulate`: a trace and policies in, events, requests or a comparison out; and `calibrate`."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +31,12 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+Policy = Annotated[str, typer.Option("--policy", help="NAME[:key=value,...]; several by ',' or, with keys, by ';'.")]
+Weight = Annotated[
+    list[str] | None,
+    typer.Option("--weight", metavar="TENANT=W", help="Weight of a tenant, 1 if not given; may repeat."),
+]
+Hardware = Annotated[str, typer.Option("--hardware", help="Step model: a10g-llama2-7b, or a TOML file of calibrate.")]
 Memory = Annotated[int, typer.Option("--memory", min=1, help="Tokens that the running batch may hold.")]
 MaxBatch = Annotated[int, typer.Option("--max-batch", min=1, help="Requests that may run at once.")]
 MaxPrefill = Annotated[int, typer.Option("--max-prefill", min=1, help="Prompt tokens of one prefill.")]
@@ -43,44 +49,39 @@ Reserve = Annotated[
         callback=one_of("sum", "peak", "paged"),
     ),
 ]
+ChunkedPrefill = Annotated[
+    int, typer.Option("--chunked-prefill", min=0, help="Prompt tokens that join a decode step; 0: they stall it.")
+]
+PrefixCache = Annotated[bool, typer.Option("--prefix-cache", help="Keep blocks of prompts, by the trace's prefix ids.")]
+BlockTokens = Annotated[int, typer.Option("--block-tokens", min=1, help="Tokens of a prefix's block.")]
+Replicas = Annotated[int, typer.Option("--replicas", min=1, help="Machines, each with its own queue.")]
+Route = Annotated[
+    str,
+    typer.Option(
+        "--route",
+        help="Replica of an arrival: least (fewest requests), hash (of the tenant) or d2lpm (locality in credit).",
+        callback=one_of("least", "hash", "d2lpm"),
+    ),
+]
 
 
 @app.command()
 def run(
     trace: Annotated[str, typer.Argument(metavar="TRACE", help="A trace: JSON Lines, .gz and .zst too; - is stdin.")],
     *,
-    policy: Annotated[
-        str, typer.Option("--policy", help="NAME[:key=value,...]; several by ',' or, with keys, by ';'.")
-    ] = "vtc",
-    weight: Annotated[
-        list[str] | None,
-        typer.Option("--weight", metavar="TENANT=W", help="Weight of a tenant, 1 if not given; may repeat."),
-    ] = None,
-    hardware: Annotated[
-        str, typer.Option("--hardware", help="Step model: a10g-llama2-7b, or a TOML file of calibrate.")
-    ] = "a10g-llama2-7b",
+    policy: Policy = "vtc",
+    weight: Weight = None,
+    hardware: Hardware = "a10g-llama2-7b",
     memory: Memory = 10_000,
     max_batch: MaxBatch = 1000,
     max_prefill: MaxPrefill = 3072,
     admit_every: AdmitEvery = 10,
     reserve: Reserve = "sum",
-    chunked_prefill: Annotated[
-        int,
-        typer.Option("--chunked-prefill", min=0, help="Prompt tokens that join a decode step; 0: they stall it."),
-    ] = 0,
-    prefix_cache: Annotated[
-        bool, typer.Option("--prefix-cache", help="Keep blocks of prompts, by the trace's prefix ids.")
-    ] = False,
-    block_tokens: Annotated[int, typer.Option("--block-tokens", min=1, help="Tokens of a prefix's block.")] = 512,
-    replicas: Annotated[int, typer.Option("--replicas", min=1, help="Machines, each with its own queue.")] = 1,
-    route: Annotated[
-        str,
-        typer.Option(
-            "--route",
-            help="Replica of an arrival: least (fewest requests), hash (of the tenant) or d2lpm (locality in credit).",
-            callback=one_of("least", "hash", "d2lpm"),
-        ),
-    ] = "least",
+    chunked_prefill: ChunkedPrefill = 0,
+    prefix_cache: PrefixCache = False,
+    block_tokens: BlockTokens = 512,
+    replicas: Replicas = 1,
+    route: Route = "least",
     per_request: Annotated[
         bool, typer.Option("--per-request", help="One line per request in place of events.")
     ] = False,
@@ -107,26 +108,12 @@ def run(
     work = sim.workload_of(
         read_trace(trace, on_error=on_error, on_skip=lambda fault: note(f"skipped: {fault}"), reorder_s=reorder_s)
     )
-    machine = sim.Machine(
-        memory,
-        max_batch,
-        max_prefill,
-        admit_every,
-        reserve,
-        chunk=chunked_prefill,
-        prefix_cache=prefix_cache,
-        block_tokens=block_tokens,
-        replicas=replicas,
-        route=route,
-    )
+    basic = sim.Machine(memory, max_batch, max_prefill, admit_every, reserve)
+    fleet = replace(basic, chunk=chunked_prefill, replicas=replicas, route=route)
+    machine = replace(fleet, prefix_cache=prefix_cache, block_tokens=block_tokens)
     model, weights = sim.load_hardware(hardware), parse_weights(weight)
     if summary or compare:
-        with progress("policies", len(specs)) as advance:
-            rows = []
-            for spec in specs:
-                rows.append(sim.summary_of(work, spec, model, machine=machine, weights=weights, audited=compare))
-                advance(1)
-        report([asdict(row) for row in rows], [_row(row) for row in rows], json=json)
+        _compare(work, specs, model, machine, weights, audited=compare, json=json)
         return
     with records_out() as out:
         if per_request:
@@ -134,6 +121,26 @@ def run(
                 out.write(line)
         else:
             sim.run(work, specs[0], model, machine=machine, weights=weights, on_event=out.write)
+
+
+def _compare(
+    work: Any,  # noqa: ANN401
+    specs: list[str],
+    model: Any,  # noqa: ANN401
+    machine: Any,  # noqa: ANN401
+    weights: dict[str, float],
+    *,
+    audited: bool,
+    json: bool,
+) -> None:
+    from llmsys.fair_queue import sim
+
+    rows = []
+    with progress("policies", len(specs)) as advance:
+        for spec in specs:
+            rows.append(sim.summary_of(work, spec, model, machine=machine, weights=weights, audited=audited))
+            advance(1)
+    report([asdict(row) for row in rows], [_row(row) for row in rows], json=json)
 
 
 def _row(row: Any) -> dict[str, Any]:  # noqa: ANN401

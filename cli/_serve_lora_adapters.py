@@ -1,12 +1,15 @@
 """The verbs of `llmsys serve-lora adapters`: options in, `llmsys.serve_lora` called, records out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmsys.cli._options import Device, DType, Json, Quiet, Seed, Threads
 from llmsys.cli._render import note, progress, report
+
+if TYPE_CHECKING:
+    from llmsys.serve_lora.adapter_check import AdapterReport
 
 __all__ = ["adapters"]
 
@@ -83,11 +86,7 @@ def list_adapters(
 
     llmsys serve-lora adapters list ./adapters
     """
-    from llmsys.engine.loader import find_model, read_config
-    from llmsys.serve_lora.adapter_check import check_adapters
-
-    reports = check_adapters(directory, read_config(find_model(model)))
-    report(reports, [one.as_row() for one in reports], json=json)
+    _report_checked(directory, model, json=json)
 
 
 @adapters.command()
@@ -101,12 +100,19 @@ def check(
 
     llmsys serve-lora adapters check ./adapters
     """
+    from llmsys.serve_lora.adapter_check import raise_first_fault
+
+    raise_first_fault(_report_checked(directory, model, json=json))
+
+
+def _report_checked(directory: Path, model: str, *, json: bool) -> "list[AdapterReport]":
+    """Print what every adapter of a directory is, or why it is broken."""
     from llmsys.engine.loader import find_model, read_config
-    from llmsys.serve_lora.adapter_check import check_adapters, raise_first_fault
+    from llmsys.serve_lora.adapter_check import check_adapters
 
     reports = check_adapters(directory, read_config(find_model(model)))
     report(reports, [one.as_row() for one in reports], json=json)
-    raise_first_fault(reports)
+    return reports
 
 
 @adapters.command()

@@ -7,6 +7,7 @@ import typer
 from llmsys.cli import (
     _fair_queue_audit,
     _fair_queue_bench,
+    _fair_queue_bench_sim,
     _fair_queue_gateway,
     _fair_queue_simulate,
     _fair_queue_trace,
@@ -22,6 +23,9 @@ app.add_typer(_fair_queue_trace.app, name="trace")
 app.add_typer(_fair_queue_simulate.app, name="simulate")
 app.command()(_fair_queue_audit.audit)
 app.add_typer(_fair_queue_bench.app, name="bench")
+_fair_queue_bench.app.command()(_fair_queue_bench_sim.simulate)
+_fair_queue_bench.app.command()(_fair_queue_bench_sim.order)
+_fair_queue_bench.app.command()(_fair_queue_bench_sim.real)
 app.add_typer(_fair_queue_gateway.app, name="gateway")
 app.add_typer(_fair_queue_gateway.app, name="serve", hidden=True)
 
@@ -35,7 +39,9 @@ Weights = Annotated[
 def order(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Trace or OpenAI batch lines; - is stdin.")] = "-",
     *,
-    policy: Annotated[str, typer.Option("--policy", help="NAME[:key=value,...]: vtc, lcf, drr or fcfs.")] = "vtc",
+    policy: Annotated[
+        str, typer.Option("--policy", help="NAME[:key=value,...]: any policy that refuses nothing.")
+    ] = "vtc",
     weight: Weights = None,
     window: Annotated[int, typer.Option("--window", min=1, help="Lines that may be held back.")] = 10_000,
     default_max_tokens: Annotated[

@@ -10,6 +10,8 @@ import typer
 from llmsys.cli._options import ChromeTrace, Device, DType, Json, OnError, Quiet, Seed, Threads, one_of
 from llmsys.cli._render import note, progress, report, table
 from llmsys.cli._serve_lora_adapters import adapters
+from llmsys.cli._serve_lora_cluster import calibrate, plan, simulate
+from llmsys.cli._serve_lora_serve import serve
 from llmsys.cli._streams import records_out
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Many LoRA adapters on one base model, in one batch.", rich_markup_mode=None)
 cost = typer.Typer(help="What a ledger adds up to.", rich_markup_mode=None)
+for verb in (serve, simulate, plan, calibrate):
+    app.command()(verb)
 app.add_typer(adapters, name="adapters")
 app.add_typer(cost, name="cost")
 

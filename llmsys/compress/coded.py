@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llmsys.compress.layout import Layout, layout_of
 from llmsys.compress.number_formats import F32, NumberFormat, Words, from_words, of_array
-from llmsys.compress.records import Chunk, Parameter, TensorEntry
+from llmsys.compress.records import Chunk, TensorEntry
 
 __all__ = ["Chunked", "Coded", "Numbers", "Target", "chunk_map", "in_memory", "pack"]
 
@@ -86,7 +86,6 @@ def pack(
     side: bytes,
     payloads: Sequence[bytes],
     *,
-    params: dict[str, Parameter] | None = None,
     nmse: float | None = None,
     layout: Layout | None = None,
 ) -> Coded:
@@ -103,7 +102,6 @@ def pack(
         width=layout.width,
         side=(len(side), xxhash.xxh3_64_intdigest(side)),
         chunks=tuple(table),
-        params=params or {},
         nmse=nmse,
     )
     return Coded(entry, [side, *payloads])

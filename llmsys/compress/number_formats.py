@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FORMATS", "NumberFormat", "from_words", "number_format", "of_array", "rounds_to_itself", "to_words"]
+__all__ = ["FORMATS", "NumberFormat", "from_words", "number_format", "of_array", "to_words"]
 
 F32 = NDArray[np.float32]
 Words = NDArray[Any]
@@ -101,11 +101,6 @@ def to_words(values: F32, kind: NumberFormat) -> Words:
         return np.asarray(foreign.view(torch.uint8).numpy())
     with np.errstate(over="ignore"):
         return np.asarray(values, _PLAIN[kind.name]).view(kind.word)
-
-
-def rounds_to_itself(kind: NumberFormat) -> bool:
-    """Whether float32 holds every value of the format."""
-    return kind.name != "f64"
 
 
 def _bfloat16_words(values: F32) -> NDArray[np.uint16]:

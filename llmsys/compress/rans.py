@@ -59,12 +59,19 @@ def slot_tables(frequencies: U16) -> U32:
             f"frequencies {wide.shape} that sum to {wide.sum(1)}; expected {TOTAL}, of at most 256 symbols"
         )
     tables = np.empty((len(wide), TOTAL), np.uint32)
-    for context, row in enumerate(wide):
-        symbols = np.repeat(np.arange(len(row)), row)
-        starts = np.concatenate([[0], np.cumsum(row)[:-1]])
-        offsets = np.arange(TOTAL) - starts[symbols]
-        tables[context] = symbols | ((row[symbols] - 1) << 8) | (offsets << 20)
+    _fill(frequencies, tables)
     return tables
+
+
+@compiled
+def _fill(frequencies: U16, tables: U32) -> None:
+    for context in range(len(frequencies)):
+        at = 0
+        for symbol in range(frequencies.shape[1]):
+            frequency = np.int64(frequencies[context, symbol])
+            for offset in range(frequency):
+                tables[context, at] = symbol | ((frequency - 1) << 8) | (offset << 20)
+                at += 1
 
 
 def encode(symbols: U8, contexts: I16, grid: Grid, frequencies: U16) -> U16:

@@ -32,7 +32,6 @@ CHUNK_VALUES = 1 << 20
 WIDEST_LINE = 1 << 15
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
-Parameter = bool | int | float | str
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):
@@ -58,7 +57,6 @@ class TensorEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     width: int
     side: tuple[Count, Count]
     chunks: tuple[Chunk, ...] = ()
-    params: dict[str, Parameter] = {}
     nmse: float | None = None
 
     @property

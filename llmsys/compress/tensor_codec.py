@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsys.compress.bit_codes import read_numbers, unzigzag, write_numbers, zigzag
+from llmsys.compress.compiled import compiled
 from llmsys.compress.errors import BadBitstream
 from llmsys.compress.frequency_tables import MIDDLE, read_mirrored
 from llmsys.compress.number_formats import F32, Words, to_words
@@ -134,9 +135,17 @@ def reconstruct(levels: I32 | I64, shared: Shared) -> F32:
     table[255 + near] += moved
     table[255 - near] -= moved
     with np.errstate(over="ignore"):
-        values = (table * shared.step + shared.centre).astype(np.float32)
-        far = np.abs(levels) > 255
-        result: F32 = values[np.clip(levels, -255, 255) + 255]
-        if far.any():
-            result[far] = (levels[far] * shared.step + shared.centre).astype(np.float32)
+        near_values = (table * shared.step + shared.centre).astype(np.float32)
+    result = np.empty(len(levels), np.float32)
+    _place(levels, near_values, shared.step, shared.centre, result)
     return result
+
+
+@compiled
+def _place(levels: I32 | I64, near_values: F32, step: float, centre: float, result: F32) -> None:
+    for i in range(len(levels)):
+        level = levels[i]
+        if -256 < level < 256:
+            result[i] = near_values[level + 255]
+        else:
+            result[i] = level * step + centre

@@ -12,7 +12,7 @@ import torch
 
 from llmsys.engine.adapter_files import AdapterFile, read_adapter
 from llmsys.engine.errors import AdapterBusy, AdapterError
-from llmsys.engine.lora import AdapterWeights, LoraStep, segments_of
+from llmsys.engine.lora import LONG_ROWS, AdapterWeights, LoraStep, segments_of
 from llmsys.engine.model import ModelConfig
 
 __all__ = ["AdapterPool"]
@@ -42,7 +42,10 @@ class _Slot:
 
 
 class AdapterPool:
-    """Adapters by name, slots by number; at most `slots` adapters of `memory_bytes` in all are resident."""
+    """Adapters by name, slots by number; at most `slots` adapters of `memory_bytes` in all are resident.
+
+    long_rows: as `LoraStep` says.
+    """
 
     def __init__(
         self,
@@ -52,12 +55,14 @@ class AdapterPool:
         rank_max: int,
         dtype: torch.dtype,
         memory_bytes: int = MEMORY_BYTES,
+        long_rows: int = LONG_ROWS,
     ) -> None:
         self._config = config
         self._limit = slots
         self._rank_max = rank_max
         self._dtype = dtype
         self._memory_bytes = memory_bytes
+        self._long_rows = long_rows
         self._registered: dict[str, _Registered] = {}
         self._slots: dict[int, _Slot] = {}
         self._clock = 0
@@ -128,7 +133,7 @@ class AdapterPool:
         """
         if self._last[0] != slots:
             parts = [(segment, self._slots[segment.slot].weights) for segment in segments_of(slots)]
-            self._last = (slots, LoraStep(self._config, parts) if parts else None)
+            self._last = (slots, LoraStep(self._config, parts, long_rows=self._long_rows) if parts else None)
         return self._last[1]
 
     def row_order(self, slot: int) -> int:

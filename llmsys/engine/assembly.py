@@ -39,6 +39,7 @@ def assemble(model: str, config: EngineConfig) -> EngineParts:
     """Load the model and size its caches; raises ModelError, Unavailable, or RequestError for what is not offered."""
     from llmsys.engine.adapter_pool import AdapterPool
     from llmsys.engine.loader import load_model
+    from llmsys.engine.lora import LONG_ROWS
     from llmsys.engine.model_cache import ModelCache
     from llmsys.engine.runner import Runner
     from llmsys.gpu import choose_device, choose_dtype
@@ -47,8 +48,11 @@ def assemble(model: str, config: EngineConfig) -> EngineParts:
     if device.type != "cpu":
         raise Unavailable(f"the engine has no path for {device} yet", "give device cpu or auto")
     cache = ModelCache.of_user(limit_bytes=config.cache_bytes) if config.cache_bytes else None
+    fixed = config.batch_invariant
     dtype = choose_dtype(config.dtype, device)
-    loaded = load_model(model, device=device, dtype=dtype, cache=cache, four_bit=config.quant == "auto")
+    loaded = load_model(
+        model, device=device, dtype=dtype, cache=cache, four_bit=config.quant == "auto" and not fixed, tiled=fixed
+    )
     max_len = min(config.max_len or ROW_TOKENS, loaded.config.max_len)
     adapters = AdapterPool(
         loaded.config,
@@ -56,10 +60,11 @@ def assemble(model: str, config: EngineConfig) -> EngineParts:
         rank_max=config.lora_rank_max,
         dtype=loaded.decoder.dtype,
         memory_bytes=config.lora_cpu_bytes,
+        long_rows=1 << 62 if fixed else LONG_ROWS,
     )
     token_bytes = 2 * loaded.config.layers * loaded.config.kv_width * loaded.decoder.dtype.itemsize
     return EngineParts(
-        runner=Runner(loaded.decoder, adapters, rows=config.kv_rows, max_len=max_len),
+        runner=Runner(loaded.decoder, adapters, rows=config.kv_rows, max_len=max_len, token_by_token=fixed),
         tokenizer=loaded.tokenizer,
         adapters=adapters,
         blocks=_blocks(config, token_bytes),

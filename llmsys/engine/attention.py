@@ -28,10 +28,10 @@ class PromptChunk:
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """Who attends where in this step; `decodes` is None where no row decodes."""
+    """Who attends where in this step; `waves` of decoding rows come one after the other, each row once in each."""
 
     chunks: tuple[PromptChunk, ...]
-    decodes: DecodeRows | None
+    waves: tuple[DecodeRows, ...]
 
 
 class StepAttention:
@@ -60,8 +60,8 @@ class StepAttention:
             keys[chunk.row, :, span] = rotated[:, heads:].transpose(0, 1)
             values[chunk.row, :, span] = v[here].transpose(0, 1)
             mixed[here] = _prompt(chunk, keys, values, rotated[:, :heads])
-        if self._plan.decodes is not None:
-            self._ops.decode(self._plan.decodes, qk, v, self._table, cache, mixed)
+        for wave in self._plan.waves:
+            self._ops.decode(wave, qk, v, self._table, cache, mixed)
         return mixed
 
 

@@ -26,7 +26,8 @@ class EngineConfig:
     that are resident at once; lora_rank_max: the largest rank that is taken. cache_bytes: bound of the converted models
     that are kept under $XDG_CACHE_HOME/llmsys, so that the next load takes a second; 0 keeps none and reads none.
     quant: "auto" computes steps of a few rows with a file's own 4-bit codes, if it has any: two to three times as fast,
-    and nearer to the file than bfloat16; "none" never does.
+    and nearer to the file than bfloat16; "none" never does. batch_invariant: a request's logits have the same bits
+    whatever runs beside it and however its prompt is cut or cached; without 4-bit codes, and slower, prompts above all.
     """
 
     device: str = "auto"
@@ -40,6 +41,7 @@ class EngineConfig:
     prefix_cache: bool = True
     chunked_prefill: bool = True
     quant: str = "auto"
+    batch_invariant: bool = False
     lora_slots: int = 32
     lora_rank_max: int = 64
     lora_cpu_bytes: int = 2 << 30

@@ -14,6 +14,7 @@ from llmsys.engine.int4 import Codes, FourBit
 __all__ = ["FEW_ROWS", "Linear"]
 
 TYPICAL_ROWS = 32
+TILE_ROWS = 16
 FEW_ROWS = 6
 """Rows up to which 4-bit weights are faster than packed bfloat16: a constant, so that no measurement picks the bits."""
 
@@ -22,11 +23,18 @@ class Linear:
     """y = x W^T + b for W [out, in]; packed where the device has a packed form, plain elsewhere.
 
     codes: the same matrix as its file has it, in 4 bits: steps of at most FEW_ROWS rows, which only wait for weights,
-    then read a quarter of the memory. The two differ in the last bits.
+    then read a quarter of the memory. The two differ in the last bits. tiled: multiply TILE_ROWS rows at a time, always
+    by the same kernel, so that no row's result depends on how many others there are.
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None = None, *, pack: bool = True, codes: Codes | None = None
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        pack: bool = True,
+        codes: Codes | None = None,
+        tiled: bool = False,
     ) -> None:
         self.out_features, self.in_features = weight.shape
         self.dtype = weight.dtype
@@ -38,6 +46,7 @@ class Linear:
             else weight.contiguous()
         )
 
+        self._tiled = tiled
         self._few = FourBit(codes) if codes is not None and FourBit.takes(codes, weight) else None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -45,14 +54,22 @@ class Linear:
         if self._few is not None and x.shape[0] <= FEW_ROWS:
             few = self._few(x)
             return few if self._bias is None else few.add_(self._bias)
-        if self.packed:
-            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
-            return y
-        return F.linear(x, self._weight, self._bias)
+        return self._by_tiles(x) if self._tiled else self._multiply(x)
 
     def dense(self) -> Tensor:
         """The matrix as it was given, [out, in]."""
         return self._weight.to_dense() if self.packed else self._weight
+
+    def _by_tiles(self, x: Tensor) -> Tensor:
+        rows = x.shape[0]
+        padded = F.pad(x, (0, 0, 0, -rows % TILE_ROWS))
+        return torch.cat([self._multiply(tile) for tile in torch.split(padded, TILE_ROWS)])[:rows]
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        if self.packed:
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+            return y
+        return F.linear(x, self._weight, self._bias)
 
 
 def _packs(weight: Tensor) -> bool:

@@ -61,11 +61,17 @@ def find_model(name: str) -> Path:
 
 
 def load_model(
-    name: str, *, device: torch.device, dtype: torch.dtype, cache: ModelCache | None = None, four_bit: bool = False
+    name: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    cache: ModelCache | None = None,
+    four_bit: bool = False,
+    tiled: bool = False,
 ) -> LoadedModel:
     """Load a model directory, a .gguf file or `smollm2`, from the cache if what was made of it is there.
 
-    four_bit: use the file's own 4-bit codes, where it has any and they are faster.
+    four_bit: use the file's own 4-bit codes, where it has any and they are faster; tiled: as `Linear` says.
 
     Raises ModelError for what is not a readable model of ARCHITECTURES, Unavailable for a name without its package.
     """
@@ -79,7 +85,7 @@ def load_model(
         if cache:
             _keep(cache, key, path, *found)
     (values, weights), tokenizer = found
-    decoder = _build(path, values, weights, device=device, dtype=dtype, four_bit=four_bit)
+    decoder = _build(path, values, weights, device=device, dtype=dtype, four_bit=four_bit, tiled=tiled)
     return LoadedModel(decoder, tokenizer, decoder.config, _digest(path), path)
 
 
@@ -89,9 +95,11 @@ def read_config(path: Path) -> ModelConfig:
     return _config(path, values)
 
 
-def load_decoder(path: Path, *, device: torch.device, dtype: torch.dtype, four_bit: bool = False) -> Decoder:
+def load_decoder(
+    path: Path, *, device: torch.device, dtype: torch.dtype, four_bit: bool = False, tiled: bool = False
+) -> Decoder:
     """The weights alone, without a tokenizer."""
-    return _build(path, *_read(path, dtype), device=device, dtype=dtype, four_bit=four_bit)
+    return _build(path, *_read(path, dtype), device=device, dtype=dtype, four_bit=four_bit, tiled=tiled)
 
 
 def _build(
@@ -102,10 +110,11 @@ def _build(
     device: torch.device,
     dtype: torch.dtype,
     four_bit: bool,
+    tiled: bool,
 ) -> Decoder:
     config, tied = _config(path, values), bool(values.get("tie_word_embeddings"))
     moved = {name: t.to(device=device, dtype=dtype if t.is_floating_point() else None) for name, t in tensors.items()}
-    return build_decoder(config, NamedWeights(path, moved, four_bit=four_bit), tied=tied)
+    return build_decoder(config, NamedWeights(path, moved, four_bit=four_bit, tiled=tiled), tied=tied)
 
 
 def _read(path: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Tensor]]:

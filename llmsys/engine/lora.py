@@ -23,7 +23,7 @@ from llmsys.engine.model import ModelConfig
 if TYPE_CHECKING:
     from llmsys.engine.team import TeamLoop
 
-__all__ = ["GROUPS", "AdapterWeights", "LoraStep", "Segment", "group_widths", "segments_of"]
+__all__ = ["GROUPS", "LONG_ROWS", "AdapterWeights", "LoraStep", "Segment", "group_widths", "segments_of"]
 
 GROUPS = {
     "qkv": ("q_proj", "k_proj", "v_proj"),

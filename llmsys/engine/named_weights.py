@@ -23,13 +23,14 @@ CODES = (".nibbles", ".scales")
 class NamedWeights:
     """Takes tensors by name, checks their shapes, and frees each once taken.
 
-    four_bit: whether matrices are to keep the 4-bit codes that stand beside them.
+    four_bit: whether matrices are to keep the 4-bit codes that stand beside them; tiled: as `Linear` says.
     """
 
-    def __init__(self, path: Path, tensors: dict[str, Tensor], *, four_bit: bool = False) -> None:
+    def __init__(self, path: Path, tensors: dict[str, Tensor], *, four_bit: bool = False, tiled: bool = False) -> None:
         self._path = path
         self._tensors = tensors
         self._four_bit = four_bit
+        self.tiled = tiled
 
     def matrix(self, names: Sequence[str], outs: Sequence[int], width: int, bias: Tensor | None = None) -> Linear:
         """The projections `names`, each [out, width], as one matrix."""
@@ -37,7 +38,7 @@ class NamedWeights:
         weight = torch.cat([self.take(name + ".weight", out, width) for name, out in zip(names, outs, strict=True)])
         known = [part for part in codes if part is not None]
         whole = self._four_bit and len(known) == len(names)
-        return Linear(weight, bias, codes=Codes.fused(known) if whole else None)
+        return Linear(weight, bias, codes=Codes.fused(known) if whole else None, tiled=self.tiled)
 
     def take(self, name: str, *shape: int) -> Tensor:
         """A tensor, which is not there any more. Raises ModelError for one that is missing or of another shape."""
@@ -76,7 +77,13 @@ def build_decoder(config: ModelConfig, weights: NamedWeights, *, tied: bool) -> 
     stored = weights.has("lm_head.weight") or not tied  # a tied head may be stored a second time
     head = weights.take("lm_head.weight", config.vocab, config.hidden) if stored else embedding
     weights.finish()
-    return Decoder(config, embedding=embedding, layers=layers, norm=norm, head=Linear(embedding if tied else head))
+    return Decoder(
+        config,
+        embedding=embedding,
+        layers=layers,
+        norm=norm,
+        head=Linear(embedding if tied else head, tiled=weights.tiled),
+    )
 
 
 def _layer(weights: NamedWeights, config: ModelConfig, prefix: str) -> Layer:

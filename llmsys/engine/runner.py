@@ -18,12 +18,19 @@ __all__ = ["Runner"]
 
 
 class Runner:
-    """The model, its caches and its adapters behind `execute`: plan in, logits out."""
+    """The model, its caches and its adapters behind `execute`: plan in, logits out.
 
-    def __init__(self, decoder: Decoder, adapters: AdapterPool, *, rows: int, max_len: int) -> None:
+    token_by_token: prompts attend as decoding does, one token after the other, so that a token's result does not depend
+    on how its prompt was cut.
+    """
+
+    def __init__(
+        self, decoder: Decoder, adapters: AdapterPool, *, rows: int, max_len: int, token_by_token: bool = False
+    ) -> None:
         config = decoder.config
         self._decoder = decoder
         self._adapters = adapters
+        self._token_by_token = token_by_token
         self.max_len = min(max_len, config.max_len)
         self.vocab_size = config.vocab
         self._store = RowKV(
@@ -35,17 +42,22 @@ class Runner:
             dtype=decoder.dtype,
         )
 
-    @torch.inference_mode()
     def execute(self, plan: Plan) -> Tensor:
         """Compute the plan's tokens; returns float32 [sampling chunks, vocab], rows in the plan's order."""
+        hidden = self._hidden(plan)
+        with torch.no_grad():  # the caller may change logits in place, which inference mode's tensors refuse
+            return self._decoder.logits(hidden)
+
+    @torch.inference_mode()
+    def _hidden(self, plan: Plan) -> Tensor:
+        """The last layer's output [sampling chunks, hidden] of the tokens whose logits are wanted."""
         ordered = sorted(plan.chunks, key=self._order)
         slots = [chunk.sequence.adapter_slot for chunk in ordered for _ in range(chunk.count)]
         lora = self._adapters.step(slots) if max(slots, default=-1) >= 0 else None
         ids = [token for chunk in ordered for token in _tokens(chunk)]
         attend = StepAttention(self._attention(ordered), self._store, self._decoder.rotary, self._decoder.ops)
         hidden = self._decoder.hidden_states(torch.tensor(ids), attend, lora)
-        last = self._last_tokens(ordered, plan)
-        return self._decoder.logits(hidden[last])
+        return hidden[self._last_tokens(ordered, plan)]
 
     def release(self, sequence_id: int) -> None:
         """Forget a sequence's keys and values."""
@@ -60,16 +72,18 @@ class Runner:
         return self._adapters.row_order(chunk.sequence.adapter_slot), self._store.row(chunk.sequence.id)
 
     def _attention(self, ordered: list[Chunk]) -> AttentionPlan:
-        chunks, decodes, first = [], [], 0
+        chunks, waves, first = [], dict[int, list[tuple[int, int, int]]](), 0
         for chunk in ordered:
             row = self._store.row(chunk.sequence.id)
             self._store.filled(chunk.sequence.id, chunk.start + chunk.count)
-            if chunk.count == 1 and chunk.start > 0:
-                decodes.append((first, row, chunk.start + 1))
+            if self._token_by_token or (chunk.count == 1 and chunk.start > 0):
+                for i in range(chunk.count):
+                    waves.setdefault(i, []).append((first + i, row, chunk.start + i + 1))
             else:
                 chunks.append(PromptChunk(row, first, chunk.start, chunk.count))
             first += chunk.count
-        return AttentionPlan(tuple(chunks), DecodeRows.of(*zip(*decodes, strict=True)) if decodes else None)
+        decodes = tuple(DecodeRows.of(*zip(*wave, strict=True)) for wave in waves.values())
+        return AttentionPlan(tuple(chunks), decodes)
 
     def _last_tokens(self, ordered: list[Chunk], plan: Plan) -> Tensor:
         """Places in the flat batch of the tokens whose logits are wanted, in the plan's order."""

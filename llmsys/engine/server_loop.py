@@ -5,12 +5,13 @@ by break, cancellation or an error, cancels the request. Knows nothing about HTT
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Lock, Thread
 from types import TracebackType
-from typing import Self
+from typing import Any, Generic, Self, TypeVar
 
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
@@ -19,6 +20,9 @@ from llmsys.engine.outputs import EngineEvent, EngineStats
 from llmsys.engine.sequence import Request, TokenEvent
 
 __all__ = ["AsyncEngine"]
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -32,12 +36,20 @@ class _Ticket:
     left: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class _Call(Generic[T]):
+    """Something to be done in the thread, and where its result is awaited."""
+
+    action: Callable[[Engine], T]
+    answer: asyncio.Future[T]
+
+
 class AsyncEngine:
     """Streams of one engine for one event loop, between `async with` and its end; it cannot be opened twice."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._commands: SimpleQueue[_Ticket | None] = SimpleQueue()
+        self._commands: SimpleQueue[_Ticket | _Call[Any] | None] = SimpleQueue()
         self._tickets: dict[int, _Ticket] = {}
         self._door = Lock()
         self._closed: str | None = "the engine is not open yet; use it in async with"
@@ -76,16 +88,22 @@ class AsyncEngine:
         """Return a snapshot without waiting for the step under way."""
         return self._engine.stats()
 
-    async def stream(self, request: Request) -> AsyncIterator[TokenEvent]:
+    async def call(self, action: Callable[[Engine], T]) -> T:
+        """Run `action` in the engine's thread between two steps; return or raise what it does. EngineError if closed.
+
+        The step under way is waited for, and nothing moves while `action` runs: it should take microseconds.
+        """
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._send(_Call(action, answer))
+        return await answer
+
+    async def stream(self, request: Request) -> AsyncGenerator[TokenEvent, None]:
         """Run a request and yield its events, those of all its choices; leaving the loop cancels it.
 
         Raises what `Engine.add` raises, and EngineError when the engine stops before the request has ended.
         """
         ticket = _Ticket(request, request.sampling.n)
-        with self._door:
-            if self._closed is not None:
-                raise EngineError(self._closed)
-            self._commands.put(ticket)
+        self._send(ticket)
         try:
             while ticket.unfinished:
                 item = await ticket.inbox.get()
@@ -96,6 +114,12 @@ class AsyncEngine:
                 yield item
         finally:
             self._leave(ticket)
+
+    def _send(self, command: "_Ticket | _Call[Any]") -> None:
+        with self._door:
+            if self._closed is not None:
+                raise EngineError(self._closed)
+            self._commands.put(command)
 
     def _leave(self, ticket: _Ticket) -> None:
         """Cancel what has not ended; `left` is set first, so that a number given meanwhile is cancelled by `_add`."""
@@ -110,18 +134,29 @@ class AsyncEngine:
             while self._take_commands():
                 self._hand_out(self._engine.step())
         except Exception as error:  # whatever it was, the streams must hear of it
-            reason = f"the engine stopped: {type(error).__name__}: {error}"
+            reason = _stopped(error)
         finally:
             self._close(reason)
 
     def _take_commands(self) -> bool:
         """Add what has come, waiting for it while there is nothing to do; False when told to stop."""
         while not (self._engine.busy and self._commands.empty()):
-            ticket = self._commands.get()
-            if ticket is None:
+            command = self._commands.get()
+            if command is None:
                 return False
-            self._add(ticket)
+            if isinstance(command, _Call):
+                self._perform(command)
+            else:
+                self._add(command)
         return True
+
+    def _perform(self, call: _Call[Any]) -> None:
+        try:
+            result = call.action(self._engine)
+        except Exception as error:  # it is the caller's, not the engine's
+            self._loop.call_soon_threadsafe(_refuse, call, error)
+        else:
+            self._loop.call_soon_threadsafe(_answer, call, result)
 
     def _add(self, ticket: _Ticket) -> None:
         try:
@@ -129,6 +164,9 @@ class AsyncEngine:
         except EngineError as error:
             self._post([(ticket, error)])
             return
+        except Exception as error:  # this stream is not among the known ones yet, and would wait for ever
+            self._post([(ticket, EngineError(_stopped(error)))])
+            raise
         self._tickets[number] = ticket
         ticket.number = number
         if ticket.left:
@@ -150,14 +188,34 @@ class AsyncEngine:
         with self._door:
             self._closed = reason
         while not self._commands.empty():
-            if (ticket := self._commands.get()) is not None:
-                self._post([(ticket, EngineError(reason))])
+            command = self._commands.get()
+            if isinstance(command, _Call):
+                self._loop.call_soon_threadsafe(_refuse, command, EngineError(reason))
+            elif command is not None:
+                self._post([(command, EngineError(reason))])
         for number, ticket in self._tickets.items():
             self._post([(ticket, EngineError(reason, request_id=number))])
             self._engine.cancel(number)
-        self._engine.take_cancellations()
+        try:
+            self._engine.take_cancellations()
+        except Exception:  # what broke the engine may break its end too; the streams know already
+            _log.exception("the engine could not give back all that it held")
+
+
+def _stopped(error: Exception) -> str:
+    return f"the engine stopped: {type(error).__name__}: {error}"
 
 
 def _deliver(mail: list[tuple[_Ticket, TokenEvent | EngineError]]) -> None:
     for ticket, item in mail:
         ticket.inbox.put_nowait(item)
+
+
+def _answer(call: _Call[T], result: T) -> None:
+    if not call.answer.done():
+        call.answer.set_result(result)
+
+
+def _refuse(call: _Call[Any], error: Exception) -> None:
+    if not call.answer.done():
+        call.answer.set_exception(error)

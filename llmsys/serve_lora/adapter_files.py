@@ -8,7 +8,6 @@ one is `llmsys.engine`'s to say.
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import msgspec
 import orjson
 from torch import Tensor
 
+from llmsys.artifacts import name_beside, sync_directory
 from llmsys.errors import BadInput, UsageFault
 
 __all__ = [
@@ -60,18 +60,18 @@ def new_directory(path: Path) -> Iterator[Path]:
     if path.exists():
         raise UsageFault(f"{path} exists; name a new directory or remove this one")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = name_beside(path)
+    temporary.mkdir()
     try:
         yield temporary
-        temporary.chmod(0o755)
         for file in temporary.iterdir():
-            _sync(file)
-        _sync(temporary)
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        sync_directory(temporary)
         temporary.rename(path)
-        _sync(path.parent)
-    except BaseException:
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    sync_directory(path.parent)
 
 
 def write_adapter(
@@ -122,11 +122,3 @@ def find_adapters(directory: Path) -> dict[str, Path]:
     if not found:
         raise BadInput(str(directory), "no adapter is here", f"a directory with {CONFIG_FILE}, or a directory of such")
     return found
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

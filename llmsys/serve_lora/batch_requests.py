@@ -12,7 +12,7 @@ from llmsys.artifacts import BatchBody, BatchRequest
 from llmsys.engine.errors import EngineError
 from llmsys.engine.sequence import Request, SamplingParams
 
-__all__ = ["CHAT_URL", "COMPLETION_URL", "Catalogue", "Refusal", "engine_request"]
+__all__ = ["CHAT_URL", "COMPLETION_URL", "Catalogue", "Refusal", "chat_messages", "engine_request", "sampling_of"]
 
 CHAT_URL = "/v1/chat/completions"
 COMPLETION_URL = "/v1/completions"
@@ -81,7 +81,7 @@ def engine_request(line: BatchRequest, catalogue: Catalogue, *, max_tokens: int)
     try:
         return Request(
             prompt=_prompt(line),
-            sampling=_sampling(line, max_tokens),
+            sampling=sampling_of(line.body, max_tokens=max_tokens, chat=line.url == CHAT_URL),
             adapter=catalogue.adapter_of(line.body.model),
             tenant=line.tenant_name,
             priority=line.body.priority or 0,
@@ -93,7 +93,7 @@ def engine_request(line: BatchRequest, catalogue: Catalogue, *, max_tokens: int)
 
 def _prompt(line: BatchRequest) -> str | list[int] | list[dict[str, str]]:
     if line.url == CHAT_URL:
-        return [{"role": message.role, "content": message.text} for message in line.body.messages or ()]
+        return chat_messages(line.body)
     prompt = line.body.prompt
     if isinstance(prompt, str):
         return prompt
@@ -103,14 +103,22 @@ def _prompt(line: BatchRequest) -> str | list[int] | list[dict[str, str]]:
     return ids
 
 
-def _sampling(line: BatchRequest, max_tokens: int) -> SamplingParams:
-    body = line.body
+def chat_messages(body: BatchBody) -> list[dict[str, str]]:
+    """The turns of a chat as a template takes them. Raises ValueError for a part that is no text."""
+    return [{"role": message.role, "content": message.text} for message in body.messages or ()]
+
+
+def sampling_of(body: BatchBody, *, max_tokens: int, chat: bool) -> SamplingParams:
+    """How a body wants its tokens chosen, at most `max_tokens` where it names no limit.
+
+    Raises RequestError or ValueError for a parameter out of range.
+    """
     given = {name: value for name in PASSED_ON if (value := getattr(body, name)) is not None}
     limit = body.token_limit
     bias = {_token_id(token): value for token, value in (body.logit_bias or {}).items()}
     return SamplingParams(
         max_tokens=max_tokens if limit is None else limit,
-        logprobs=_alternatives(body, chat=line.url == CHAT_URL),
+        logprobs=_alternatives(body, chat=chat),
         logit_bias=bias,
         **given,
     )

@@ -12,7 +12,7 @@ from llmsys.artifacts import BatchError, BatchRequest, BatchResponse, BatchResul
 from llmsys.engine.outputs import Completion
 from llmsys.serve_lora.batch_requests import CHAT_URL
 
-__all__ = ["answer_result", "refused_result"]
+__all__ = ["answer_result", "chat_token", "choice_body", "refused_result", "usage_body"]
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -31,8 +31,8 @@ def answer_result(line: BatchRequest, choices: Sequence[Completion], decode: Dec
         "object": "chat.completion" if chat else "text_completion",
         "created": 0,
         "model": line.body.model,
-        "choices": [_choice(choice, decode, chat=chat) for choice in sorted(choices, key=lambda c: c.index)],
-        "usage": _usage(choices),
+        "choices": [choice_body(choice, decode, chat=chat) for choice in sorted(choices, key=lambda c: c.index)],
+        "usage": usage_body(choices),
     }
     response = BatchResponse(status_code=200, request_id=_identity("req", name), body=body)
     return BatchResult(id=_identity("batch_req", name), custom_id=name, response=response, error=None)
@@ -48,7 +48,8 @@ def _identity(kind: str, custom_id: str) -> str:
     return f"{kind}-{blake2b(custom_id.encode(), digest_size=12).hexdigest()}"
 
 
-def _usage(choices: Sequence[Completion]) -> dict[str, object]:
+def usage_body(choices: Sequence[Completion]) -> dict[str, object]:
+    """Tokens of one request: its prompt once, the output of all its choices."""
     prompt_tokens = choices[0].prompt_tokens
     output_tokens = sum(len(choice.token_ids) for choice in choices)
     return {
@@ -59,24 +60,26 @@ def _usage(choices: Sequence[Completion]) -> dict[str, object]:
     }
 
 
-def _choice(choice: Completion, decode: Decode, *, chat: bool) -> dict[str, object]:
+def choice_body(choice: Completion, decode: Decode, *, chat: bool) -> dict[str, object]:
+    """One choice of an answer, a chat's or a completion's."""
     text = {"message": {"role": "assistant", "content": choice.text}} if chat else {"text": choice.text}
     logprobs = (_chat_logprobs if chat else _text_logprobs)(choice, decode) if choice.logprobs else None
     return {"index": choice.index, **text, "logprobs": logprobs, "finish_reason": choice.finish}
 
 
-def _chat_logprobs(choice: Completion, decode: Decode) -> dict[str, object]:
+def chat_token(token: int, logprob: float, others: Sequence[tuple[int, float]], decode: Decode) -> dict[str, object]:
+    """One token of a chat's log-probabilities, with its alternatives."""
+
     def entry(token: int, logprob: float) -> dict[str, object]:
         text = decode([token])
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
+    return entry(token, logprob) | {"top_logprobs": [entry(*other) for other in others]}
+
+
+def _chat_logprobs(choice: Completion, decode: Decode) -> dict[str, object]:
     scored = zip(choice.token_ids, choice.logprobs, choice.top_logprobs, strict=True)
-    return {
-        "content": [
-            entry(token, logprob) | {"top_logprobs": [entry(*other) for other in others]}
-            for token, logprob, others in scored
-        ]
-    }
+    return {"content": [chat_token(*one, decode) for one in scored]}
 
 
 def _text_logprobs(choice: Completion, decode: Decode) -> dict[str, object]:

@@ -55,12 +55,21 @@ class Window(msgspec.Struct, frozen=True, tag_field="kind", tag="window"):
 class Ledger:
     """Takes the run's time in marks that follow each other: charged to rows, to overhead or to idleness.
 
-    `path` None keeps windows in memory only (`windows` has them all in either case).
+    `path` None keeps windows in memory only; `windows` has the last `keep` of them, all where `keep` is None.
     """
 
-    def __init__(self, opening: Opening, *, model: StepModel, start_s: float, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        opening: Opening,
+        *,
+        model: StepModel,
+        start_s: float,
+        path: Path | None = None,
+        keep: int | None = None,
+    ) -> None:
         self.opening = opening
         self.windows: list[Window] = []
+        self._keep = keep
         self._model = model
         self._stream = _open_to_append(path) if path is not None else None
         self._mark_s = self._start_s = start_s
@@ -125,6 +134,8 @@ class Ledger:
             return
         window = Window(self._start_s, wall_s, list(self._parts.values()), self._overhead_s, self._idle_s)
         self.windows.append(window)
+        if self._keep is not None:
+            del self.windows[: -self._keep or None]
         self._append(window)
         self._start_s = self._mark_s
         self._parts, self._overhead_s, self._idle_s = {}, 0.0, 0.0

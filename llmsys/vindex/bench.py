@@ -63,10 +63,11 @@ def compare(
         start = time.perf_counter()
         with Index.build(Path(place) / "idx", work.vectors, None, work.access, seed=seed) as index:
             build_s = time.perf_counter() - start
+            overhead = figures(index).bytes["overhead"]
             trial = Trial(work, k, _labels(len(work.vectors), seed))
             bench = _Bench(trial, _truth(index, trial), _read_bytes_s())
             theirs = chain.from_iterable(_contenders(peer, trial, missing) for peer in PEERS if peer.name in peers)
-            for contender in chain(_own(index, trial, build_s, seed), theirs):
+            for contender in chain(_own(index, trial, overhead, build_s, seed), theirs):
                 for row in bench.rows(contender):
                     found.append(row)
                     if on_row is not None:
@@ -180,9 +181,8 @@ def _contenders(peer: Peer, trial: Trial, missing: dict[str, str]) -> Iterator[C
         missing[peer.name] = str(error)
 
 
-def _own(index: Index, trial: Trial, build_s: float, seed: int) -> Iterator[Contender]:
+def _own(index: Index, trial: Trial, overhead: int, build_s: float, seed: int) -> Iterator[Contender]:
     """The index at several efforts, tuned, and exact; all queries in one call, and one call for each."""
-    overhead = figures(index).bytes["overhead"]
     for wanted in TUNED:
         index.keep_plans(tune(index.state, recall=wanted, k=trial.k, sample=TUNED_SAMPLE, seed=seed))
     asked: list[tuple[str, Effort | None, float | None]] = [

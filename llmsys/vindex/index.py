@@ -234,7 +234,7 @@ class Index:
         check_tenant(tenant)
         with self._changing():
             there, missing = present_ids(self.state.store, ids, skip_missing=skip_missing)
-            new = [one for one in there if not self._sees(tenant, one)]
+            new = [one for one, seen in zip(there, self._sees(tenant, there), strict=True) if not seen]
             self._change(Grant(new, tenant), needed=bool(new))
         return {"granted": len(new), "already": len(there) - len(new), "missing": missing}
 
@@ -242,7 +242,7 @@ class Index:
         """Let a tenant see vectors no more. Returns how many were revoked, not seen before, and not there."""
         with self._changing():
             there, missing = present_ids(self.state.store, ids, skip_missing=skip_missing)
-            seen = [one for one in there if self._sees(tenant, one)]
+            seen = [one for one, is_seen in zip(there, self._sees(tenant, there), strict=True) if is_seen]
             self._change(Revoke(seen, tenant), needed=bool(seen))
         return {"revoked": len(seen), "already": len(there) - len(seen), "missing": missing}
 
@@ -267,6 +267,7 @@ class Index:
     def compact(self, *, retrain: bool = False, seed: int = 0) -> None:
         """Write a snapshot without dead vectors and start a new log; `retrain` builds the clustering tree anew."""
         self._writable().close()
+        self._settle()
         state = retrained(self.state, seed) if retrain else compacted(self.state)
         self._head = index_files.replace(self.path, self._head, compacted(state))
         _, fresh, good, _ = index_files.read_state(self.path, verify=False)
@@ -276,6 +277,7 @@ class Index:
 
     def snapshot(self, dest: str | Path) -> None:
         """Write the index as it is now, without a log, to another directory."""
+        self._settle()
         index_files.create(Path(dest), compacted(self.state))
         if self.plans:
             head = index_files.read_head(Path(dest))
@@ -297,9 +299,16 @@ class Index:
             os.close(self._lock)
         self._log = self._lock = None
 
-    def _sees(self, tenant: str, one: Id) -> bool:
-        found = self.state.tenant(tenant)
-        return found is not None and found.holds(self.state.store.slot_of[one], self.state.store.leaf)
+    def _settle(self) -> None:
+        """Bring every list up to date while no search is taken, so that reading them all later changes none."""
+        with self.guard:
+            self.state.tenants()
+
+    def _sees(self, tenant: str, ids: Sequence[Id]) -> list[bool]:
+        found, slot_of = self.state.tenant(tenant), self.state.store.slot_of
+        if found is None:
+            return [False] * len(ids)
+        return found.held([slot_of[one] for one in ids], self.state.store.leaf)
 
     def _writable(self) -> Log:
         if self._log is None:

@@ -117,14 +117,14 @@ class State:
         found = self.tenant(name)
         if found is None:
             found = self.lists[name] = TenantList(purged=self.store.dead, splits=self.splits)
-        found.add([slot for slot in slots if not found.holds(slot, self.store.leaf)], self.store.leaf)
+        held = found.held(list(slots), self.store.leaf)
+        found.add([slot for slot, there in zip(slots, held, strict=True) if not there], self.store.leaf)
 
     def _revoke(self, operation: Revoke) -> None:
         found = self.tenant(operation.tenant)
         if found is None:
             return
-        for one in operation.ids:
-            found.remove(self.store.slot_of[one], self.store.leaf)
+        found.remove_all([self.store.slot_of[one] for one in operation.ids], self.store.leaf)
         if not len(found):
             del self.lists[operation.tenant]
 

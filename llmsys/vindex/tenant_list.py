@@ -17,6 +17,7 @@ from llmsys.vindex.tenant_tree import sort_keys, tenant_tree
 __all__ = ["TAIL", "Run", "TenantList"]
 
 TAIL = 64
+WORTH_TOGETHER = 16
 ARRAY_BYTES, INTEGER_BYTES, RUN_ROW_BYTES = 112, 32, 280
 EMPTY: I32 = np.zeros(0, np.int32)
 
@@ -66,6 +67,13 @@ class TenantList:
         """Whether the tenant may see the slot."""
         return slot in self.tail or self._find(slot, leaf) >= 0
 
+    def held(self, slots: list[int], leaf: I32) -> list[bool]:
+        """Whether the tenant may see each of some slots: many are looked up together."""
+        if len(slots) < WORTH_TOGETHER:
+            return [self.holds(slot, leaf) for slot in slots]
+        found: list[bool] = np.isin(np.array(slots, np.int32), self.members()).tolist()
+        return found
+
     def members(self) -> I32:
         """All slots, in no order."""
         return np.concatenate([self.slots, np.array(self.tail, np.int32)]) if self.tail else self.slots
@@ -91,19 +99,30 @@ class TenantList:
         self._run = None
         return True
 
+    def remove_all(self, slots: list[int], leaf: I32) -> None:
+        """Remove some slots, held or not; many together."""
+        if len(slots) < WORTH_TOGETHER:
+            for slot in slots:
+                self.remove(slot, leaf)
+            return
+        gone = set(slots)
+        self.slots = self.slots[~np.isin(self.slots, np.array(slots, np.int32))]
+        self.tail = [slot for slot in self.tail if slot not in gone]
+        self._tree = self._run = None
+
     def refresh(self, alive: NDArray[np.bool_], dead: int, leaf: I32, splits: int) -> None:
         """Drop the slots that `alive` [all slots] denies, and sort anew if leaves were split since the last time."""
         if self.purged != dead:
-            self.purged = dead
             kept = alive[self.slots]
             if not kept.all():
                 self.slots, self._tree, self._run = self.slots[kept], None, None
             if self.tail:
                 self.tail = [slot for slot in self.tail if alive[slot]]
                 self._run = None
+            self.purged = dead
         if self.splits != splits:
-            self.splits = splits
             self._sort(self.slots, leaf)
+            self.splits = splits
 
     def run(self, clusters: ClusterTree, leaf: I32, max_shortlist: int) -> Run:
         """What a search reads, kept until something changes."""

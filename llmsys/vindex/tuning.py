@@ -1,10 +1,10 @@
 """How far a search must go to reach a recall, measured on the index itself with exact ground truth.
 
 For every class of tenant sizes a sample of its queries is answered by each effort of a grid, cheapest first. The first
-whose lower confidence limit reaches the recall is kept; where none does, the exact scan is. The limit is Wilson's, at a
-level of 95 % for the whole grid together (Bonferroni), with a query's recall in place of a success, which only makes it
-lower. Half of the queries are vectors that the tenant sees, half any others: each is left out of its own answer. What
-it promises holds for queries like these. Reads no clock: the same seed keeps the same plans.
+whose lower confidence limit reaches the recall is kept; where none does, the exact scan is. The limit is the normal one
+of the mean (see `lower_limit`), at a level of 95 % for the whole grid together (Bonferroni). Half of the queries are
+vectors that the tenant sees, half any others: each is left out of its own answer. What it promises holds for queries
+like these. Reads no clock: the same seed keeps the same plans.
 """
 
 import math
@@ -48,15 +48,17 @@ def tune(state: State, *, recall: float, k: int, sample: int, seed: int) -> list
     ]
 
 
-def lower_limit(mean: float, count: int, level: float) -> float:
-    """Wilson's lower limit of a proportion at a one-sided confidence level.
+def lower_limit(recalls: F64, level: float) -> float:
+    """The lower limit of the mean of queries' recalls [n], at a one-sided confidence level.
 
-    >>> round(lower_limit(0.96, 1000, 0.95), 4)
-    0.9485
+    The normal limit of the sample with one more query in it, of recall 0: a sample without a miss promises less than 1.
+
+    >>> round(lower_limit(np.ones(999), 0.95), 4)
+    0.9974
     """
+    sample = np.append(recalls, 0.0)
     z = NormalDist().inv_cdf(level)
-    spread = z * math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
-    return (mean + z * z / (2 * count) - spread) / (1 + z * z / count)
+    return float(sample.mean() - z * sample.std(ddof=1) / math.sqrt(len(sample))) if len(recalls) else 0.0
 
 
 Questions = dict[str, I32]
@@ -83,8 +85,8 @@ def _plan(state: State, from_size: int, questions: Questions, recall: float, k: 
     level = 1 - (1 - LEVEL) / len(grid)
     for width, patience in sorted(grid, key=lambda one: (one[1] * one[0], one)):
         found = {name: _answers(state, name, slots, k, Effort(width, patience)) for name, slots in questions.items()}
-        measured = float(np.concatenate([_recalls(found[name], truth[name]) for name in questions]).mean())
-        limit = lower_limit(measured, count, level)
+        recalls = np.concatenate([_recalls(found[name], truth[name]) for name in questions])
+        measured, limit = float(recalls.mean()), lower_limit(recalls, level)
         if limit >= recall:
             return PlanRecord(recall, k, from_size, width, patience, measured, limit, count)
     return PlanRecord(recall, k, from_size, 0, 0, 1.0, 1.0, count)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from llmsys.artifacts import read_npy, read_npy_stream, write_npy
+from llmsys.artifacts import read_npy, read_npy_runs, read_npy_stream, write_npy
 from llmsys.errors import BadInput
 
 numbers = hnp.arrays(
@@ -133,3 +133,24 @@ def test_the_second_array_of_a_stream_is_named_by_its_offset():
 
     with pytest.raises(BadInput, match="stdin: array at offset 136"):
         list(read_npy_stream(io.BytesIO(data + data[:-1]), "stdin"))
+
+
+def test_runs_of_rows_join_to_the_arrays_of_a_stream():
+    arrays = [np.arange(700).reshape(7, 100), np.float64(2), np.zeros((0, 3)), np.asfortranarray(np.ones((4, 5)))]
+    stream = io.BytesIO()
+    for array in arrays:
+        np.save(stream, array)
+    stream.seek(0)
+    runs = list(read_npy_runs(stream, "in", run_bytes=1700))
+
+    assert [(run.whole, run.first_row, run.rows.shape) for run in runs] == [
+        ((7, 100), 0, (2, 100)),
+        ((7, 100), 2, (2, 100)),
+        ((7, 100), 4, (2, 100)),
+        ((7, 100), 6, (1, 100)),
+        ((), 0, ()),
+        ((0, 3), 0, (0, 3)),
+        ((4, 5), 0, (4, 5)),
+    ]
+    assert np.array_equal(np.concatenate([run.rows for run in runs[:4]]), arrays[0])
+    assert np.array_equal(runs[-1].rows, arrays[-1])

@@ -16,6 +16,8 @@ from tests.serve_lora.conftest import write_tiny_model
 WEIGHTS = Path(__file__).parents[2] / "fixtures" / "compress" / "k_proj.npy"
 VALUES = 192 * 576
 
+pytestmark = pytest.mark.xdist_group("compress-cli")  # one worker, so that shared runs are made once
+
 
 def records(text):
     return [json.loads(line) for line in text.splitlines()]
@@ -254,6 +256,19 @@ def test_engines_says_what_works_and_why_the_rest_does_not(shell):
     assert [lines[name]["works"] for name in ("tq", "x265", "x264", "svtav1")] == [True] * 4
     assert all(line["works"] or line["why"] for line in lines.values())
     assert lines["tq"]["decode_mb_s"] > 0
+
+
+def test_bench_prints_rows_then_what_they_sum_up_to(shell):
+    options = ("--model", "smollm2", "--tensor", "model.layers.5.self_attn.k_proj.weight", "--bits", "3", "--json")
+    run = shell.run("compress", "bench", "--methods", "tq trellis 8,rtn g64,x264", *options)
+    lines = records(run.stdout)
+
+    assert run.returncode == 0, run.stderr
+    assert [line["method"] for line in lines[:6]] == 2 * ["tq trellis 8", "rtn g64", "x264"]
+    assert lines[0]["gap_db"] == lines[3]["gap_db"] < 0.5
+    assert lines[6] | {"worst_db": 0} == {
+        "target": "ahead of video on every matrix", "worst_db": 0, "wanted_db": 1.0, "reached": True
+    }  # fmt: skip
 
 
 def test_a_video_stream_is_coded_and_decoded_only_where_allowed(shell, one_line):

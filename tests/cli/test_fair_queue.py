@@ -177,3 +177,62 @@ def test_a_reader_that_leaves_ends_the_verb_quietly():
 
     assert run.returncode == 0
     assert run.stderr == b""
+
+
+def test_simulate_runs_replicas_chunks_and_prefix_caches(tmp_path):
+    made = llmsys(
+        "trace",
+        "import",
+        "mooncake",
+        FIXTURES / "fair-queue" / "mooncake_conversation-first40.jsonl",
+        "--tenants",
+        "zipf:3",
+    )
+    machine = ("--memory", 200_000, "--replicas", 2, "--route", "d2lpm", "--chunked-prefill", 4096)
+    events = records(llmsys("simulate", "-", "--policy", "dlpm", "--prefix-cache", *machine, given=made.stdout))
+    admitted = [event for event in events if event["event"] == "admit"]
+
+    assert {event.get("replica", 0) for event in admitted} == {0, 1}
+    assert any(event.get("cached_tokens", 0) >= 512 for event in admitted)
+    assert sum(event["event"] == "finish" for event in events) == 40
+
+
+def test_a_log_of_replicas_is_audited_one_by_one(flood):
+    log = llmsys("simulate", flood, "--replicas", 2).stdout
+    whole, first = llmsys("audit", "-", given=log), llmsys("audit", "-", "--replica", 1, "--json", given=log)
+
+    assert whole.returncode == 2
+    assert b"judge one with --replica N" in whole.stderr
+    assert first.returncode == 0
+    assert json.loads(first.stdout)["holds"]
+
+
+@pytest.mark.parametrize(
+    "spec", ["priority:preempt=yes,age=30", "edf", "slo:tpot=0.2", "dlpm", "justitia", "equinox", "fairbatch", "drr"]
+)
+def test_every_other_policy_serves_the_real_trace(spec):
+    (rows,) = records(llmsys("simulate", ARENA, "--policy", spec, "--compare"))
+
+    assert (rows[0]["policy"], rows[0]["served"]) == (spec, 60)
+
+
+def test_bench_real_prints_errors_on_measured_runs():
+    (found,) = records(llmsys("bench", "real", FIXTURES / "fair-queue" / "a10g_LShare_rpm5_real.jsonl.gz"))
+
+    assert abs(found["ttft_most"]) <= 0.20
+    assert found["runs"][0]["refused"] == found["runs"][0]["refused_measured"] == 919
+
+
+def test_bench_simulate_names_the_peers_that_it_cannot_run():
+    run = llmsys("bench", "simulate", ARENA, "--times", 2, "--cut", 20)
+
+    assert [row["requests"] for row in records(run)[0]] == [120, 120]
+    assert b"VTC-artifact: no package" in run.stderr
+
+
+def test_bench_order_prints_the_ratio_to_the_naive_script():
+    run = llmsys("bench", "order", "--lines", 200, "--tenants", 5, "--rounds", 1, "--json")
+    (found,) = records(run)
+
+    assert found["ratio"] > 0
+    assert {row["name"] for row in found["rows"]} == {"llmsys", "naive script", "copy (limit)"}

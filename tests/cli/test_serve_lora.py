@@ -222,7 +222,8 @@ def test_a_run_goes_on_where_a_cut_one_stopped(tiny):
 
 
 def test_a_closed_pipe_ends_the_run_quietly(tiny):
-    (tiny.directory / "many.jsonl").write_text("".join(chat(f"r{at}") for at in range(40)))
+    """The answers are more than a pipe holds, so that the run cannot be done before its reader is gone."""
+    (tiny.directory / "many.jsonl").write_text("".join(chat(f"r{at}") for at in range(400)))
 
     run = tiny.pipeline("llmsys serve-lora run many.jsonl --model tiny -q --events e.jsonl | head -1")
 

@@ -11,6 +11,7 @@ from llmsys.compress.evaluation import compare_models, logits_of
 from llmsys.compress.original_model import load_original
 from tests.compress.conftest import encode_file
 
+pytestmark = pytest.mark.xdist_group("compress-model")  # one worker, so that the model is made once
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn, torch.int16, torch.bool]
 
 

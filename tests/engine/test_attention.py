@@ -44,7 +44,7 @@ def step(store, ops, decodes, chunks=(), tokens=None):
     """One layer's attention over random q, k, v; `decodes` are (token, row, length)."""
     count = tokens or len(decodes)
     qk, v = torch.randn(count, HEADS + KV_HEADS, DIM), torch.randn(count, KV_HEADS, DIM)
-    plan = AttentionPlan(chunks, DecodeRows.of(*zip(*decodes, strict=True)) if decodes else None)
+    plan = AttentionPlan(chunks, (DecodeRows.of(*zip(*decodes, strict=True)),) if decodes else ())
     table = RotaryTable(CONFIG, dtype=torch.float32, device=torch.device("cpu"))
     return SimpleNamespace(qk=qk, v=v, out=StepAttention(plan, store, table, ops)(0, qk, v))
 

@@ -24,7 +24,7 @@ def test_a_setting_that_cannot_work_is_refused(field, value, message):
         EngineConfig(**{field: value})
 
 
-@pytest.mark.parametrize("name", ["compile", "batch_invariant"])
+@pytest.mark.parametrize("name", ["compile"])
 def test_a_setting_that_nothing_obeys_is_not_accepted(name):
     with pytest.raises(TypeError, match=name):
         EngineConfig(**{name: 1})

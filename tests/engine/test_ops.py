@@ -12,7 +12,8 @@ from llmsys.engine.ops import CompiledOps, DecodeRows, TorchOps, choose_ops
 from llmsys.engine.rope import RotaryTable
 
 DTYPES = [torch.float32, torch.bfloat16]
-CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-6}, torch.bfloat16: {"rtol": 0.0, "atol": 0.0}}
+CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-6}, torch.bfloat16: {"rtol": 2**-6, "atol": 0.0}}
+"""Sums in another order move a float32 by its last bits, and a bfloat16 that lies on a border by two roundings."""
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -31,7 +32,7 @@ def drawn(shape, seed, dtype, scale=3.0):
 @pytest.mark.parametrize("dtype", DTYPES)
 @settings(max_examples=25)
 @given(rows=st.integers(1, 9), width=st.integers(1, 130), seed=st.integers(0, 99))
-def test_the_norm_is_the_definition_to_the_bit_in_bfloat16(dtype, rows, width, seed):
+def test_the_norm_is_the_definition_up_to_the_order_of_its_sum(dtype, rows, width, seed):
     x, weight = drawn((rows, width), seed, dtype), drawn((width,), seed + 1, dtype)
 
     torch.testing.assert_close(

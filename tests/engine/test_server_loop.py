@@ -5,6 +5,10 @@ import pytest
 
 from llmsys.engine import AsyncEngine, EngineError, RequestError, SamplingParams
 
+# room for an answer of seconds, so that its consumer always leaves before its end
+ENDLESS = 200_000
+ROOM = {"blocks": 1 << 16, "max_len": 1 << 18}
+
 
 def run(parts, consume, **settings):
     """Open an AsyncEngine over the stand-ins, await `consume(async_engine)`; return its result and the engine."""
@@ -43,7 +47,7 @@ def test_streams_read_at_once_give_what_each_request_gives_alone(parts):
 def test_leaving_the_loop_cancels_the_request_and_no_other(parts):
     async def consume(door):
         async def leave():
-            async with aclosing(door.stream(parts.greedy_request([9, 9], tokens=400, adapter="fr"))) as events:
+            async with aclosing(door.stream(parts.greedy_request([9, 9], tokens=ENDLESS, adapter="fr"))) as events:
                 async for _ in events:
                     break
 
@@ -54,10 +58,10 @@ def test_leaving_the_loop_cancels_the_request_and_no_other(parts):
         await tokens_of(door, parts.greedy_request([5]))
         return kept
 
-    kept, engine = run(parts, consume)
+    kept, engine = run(parts, consume, **ROOM)
 
     assert kept == parts.expected_greedy([1, 2, 3], 12)
-    assert sum(len(plan) for plan in engine.runner.plans) < 400
+    assert sum(len(plan) for plan in engine.runner.plans) < ENDLESS
     assert nothing_is_held(engine)
 
 
@@ -66,7 +70,7 @@ def test_a_cancelled_task_cancels_its_request(parts):
         started = asyncio.Event()
 
         async def endless():
-            async for _ in door.stream(parts.greedy_request([9, 9], tokens=400)):
+            async for _ in door.stream(parts.greedy_request([9, 9], tokens=ENDLESS)):
                 started.set()
 
         task = asyncio.create_task(endless())
@@ -74,7 +78,7 @@ def test_a_cancelled_task_cancels_its_request(parts):
         task.cancel()
         return await asyncio.gather(task, return_exceptions=True)
 
-    (result,), engine = run(parts, consume)
+    (result,), engine = run(parts, consume, **ROOM)
 
     assert isinstance(result, asyncio.CancelledError)
     assert nothing_is_held(engine)
@@ -82,14 +86,14 @@ def test_a_cancelled_task_cancels_its_request(parts):
 
 def test_a_consumer_that_leaves_before_its_request_is_added_leaves_nothing_behind(parts):
     async def consume(door):
-        tasks = [asyncio.create_task(tokens_of(door, parts.greedy_request([i], tokens=300))) for i in range(20)]
+        tasks = [asyncio.create_task(tokens_of(door, parts.greedy_request([i], tokens=ENDLESS))) for i in range(20)]
         await asyncio.sleep(0)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         return await tokens_of(door, parts.greedy_request([1, 2]))
 
-    found, engine = run(parts, consume)
+    found, engine = run(parts, consume, **ROOM)
 
     assert found == parts.expected_greedy([1, 2], 12)
     assert nothing_is_held(engine)
@@ -137,11 +141,11 @@ def test_a_step_that_fails_ends_every_stream_and_refuses_the_next(parts):
 
 
 def test_closing_ends_the_streams_that_are_open(parts):
-    engine = parts.make_engine()
+    engine = parts.make_engine(**ROOM)
 
     async def main():
         async with AsyncEngine(engine) as door:
-            events = door.stream(parts.greedy_request([1], tokens=500))
+            events = door.stream(parts.greedy_request([1], tokens=ENDLESS))
             await anext(events)
         with pytest.raises(EngineError, match="closed"):
             async for _ in events:
@@ -158,3 +162,27 @@ def test_an_engine_that_is_not_open_takes_nothing(parts):
     with pytest.raises(EngineError, match="async with"):
         asyncio.run(tokens_of(door, parts.greedy_request([1])))
     assert door.stats().running == 0
+
+
+def test_a_call_runs_between_steps_and_gives_its_result_or_its_error_back(parts):
+    async def consume(door):
+        stream = asyncio.create_task(tokens_of(door, parts.greedy_request([1, 2, 3])))
+        steps = await door.call(lambda engine: engine.stats().steps)
+        with pytest.raises(KeyError):
+            await door.call(lambda engine: {}["nothing"])
+        return steps, await stream
+
+    (steps, tokens), _ = run(parts, consume)
+
+    assert steps >= 0
+    assert tokens == parts.expected_greedy([1, 2, 3], 12)
+
+
+def test_a_call_to_a_closed_engine_is_refused(parts):
+    async def consume(door):
+        return door
+
+    door, _ = run(parts, consume)
+
+    with pytest.raises(EngineError, match="closed"):
+        asyncio.run(door.call(lambda engine: None))

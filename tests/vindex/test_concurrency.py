@@ -6,6 +6,7 @@ import numpy as np
 
 from llmsys.vindex import Index
 from llmsys.vindex.scan import Effort
+from llmsys.vindex.tenant_list import TenantList
 from tests.vindex.conftest import SMALL, random_access
 
 
@@ -52,6 +53,21 @@ def test_every_answer_is_what_was_visible_at_the_version_that_it_names(tmp_path,
         for row in hits.ids.tolist():
             assert len(set(row)) == 30
             assert set(row) <= history[hits.seq]
+
+
+def test_a_list_is_not_called_purged_before_it_is():
+    """Found by the fuzz: while a compaction purged a list, a search took it for purged and saw deleted vectors."""
+    found, alive, seen = TenantList(np.arange(4, dtype=np.int32)), np.array([True, False, True, True]), []
+
+    class Watched:
+        def __getitem__(self, slots):
+            seen.append((found.purged, found.slots.tolist()))
+            return alive[slots]
+
+    found.refresh(Watched(), dead=1, leaf=np.zeros(4, np.int32), splits=0)
+
+    assert seen == [(0, [0, 1, 2, 3])]
+    assert (found.purged, found.slots.tolist()) == (1, [0, 2, 3])
 
 
 def test_a_search_taken_before_a_revoke_answers_as_of_its_own_moment(tmp_path, generator):

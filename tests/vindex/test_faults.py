@@ -17,6 +17,8 @@ from llmsys.vindex.check import faults
 from llmsys.vindex.scan import Effort
 from tests.vindex.conftest import SMALL, random_access
 
+COMPACT_EVERY = 20
+
 
 def seen_by(index, tenant):
     found = index.state.tenant(tenant)
@@ -50,12 +52,12 @@ def run_of_kills(place, generator, rounds, changes):
     """Apply grants and revokes under kills; the state must be a prefix that holds everything acknowledged."""
     ids = sorted(Index.open(place).state.store.slot_of)
     held = seen_by(Index.open(place), "k")
-    for _ in range(rounds):
+    for number in range(1, rounds + 1):
         lines, states = [], [set(held)]
-        for number in range(changes):
+        for change in range(changes):
             one = int(generator.choice(ids))
             op = "revoke" if one in states[-1] else "grant"
-            lines.append({"op": op, "id": one, "tenant": "k", "ref": number})
+            lines.append({"op": op, "id": one, "tenant": "k", "ref": change})
             states.append(states[-1] ^ {one})
         acknowledged = killed_apply(place, lines, int(generator.integers(0, changes * 5 // 8)))
         with Index.open(place, "w") as index:
@@ -63,6 +65,9 @@ def run_of_kills(place, generator, rounds, changes):
             assert faults(index.state) == []
             assert acknowledged == list(range(len(acknowledged)))
             assert held in states[len(acknowledged) :]
+            if number % COMPACT_EVERY == 0:
+                index.compact()
+                print(f"{number} kills")
 
 
 def test_a_killed_apply_keeps_what_it_acknowledged(built, generator):

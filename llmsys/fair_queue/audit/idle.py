@@ -88,12 +88,12 @@ def pass_time(w: Watch, room: Room, seconds: float) -> None:
     The first tokens, which a prefill gives, count as a step too, so one step more than `admit_every` may pass.
     """
     was_idling = w.tally[IDLING] > 0
+    w.tally[SINCE] += w.tally[STEP_ENDED] * (1.0 - w.tally[ADMITTED])
     if w.tally[WAITING] == 0 or w.tally[ADMITTED] > 0:
         w.tally[IDLING] = 0
     elif w.tally[RUNNING] == 0:
         w.tally[IDLING] = 1
     elif w.tally[STEP_ENDED] > 0:
-        w.tally[SINCE] += 1
         due = w.tally[SINCE] > room.admit_every and (room.max_batch == 0 or w.tally[RUNNING] < room.max_batch)
         w.tally[IDLING] = 1 if due and room.memory > 0 and _all_fit(w, room) else 0
     w.tally[STEP_ENDED] = w.tally[ADMITTED] = 0

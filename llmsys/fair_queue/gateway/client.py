@@ -38,7 +38,7 @@ class Limits:
 
 
 class ClientRequest:
-    """A whole request: method and target as sent, headers in order, body."""
+    """A whole request: method and target as sent, headers in order with their names in lower case, body."""
 
     __slots__ = ("body", "headers", "method", "target")
 
@@ -50,7 +50,10 @@ class ClientRequest:
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header; `name` in lower case."""
-        return next((value for key, value in self.headers if key.lower() == name), None)
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
 
     @property
     def path(self) -> bytes:
@@ -141,7 +144,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._busy:
-            self._request.headers.append((name, value))
+            self._request.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self._busy:

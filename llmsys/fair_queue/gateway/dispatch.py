@@ -80,12 +80,14 @@ class Dispatcher:
         self._jobs: dict[str, Job] = {}
         self._waiting: dict[str, Job] = {}
         self._reserved: dict[str, Backend] = {}
+        self._fresh: list[Queued] = []
         self._pumping = False
-        self._start_s = time.monotonic()
+        self._start_s = self._logged_s = time.monotonic()
 
     def now_s(self) -> float:
         """Seconds on the journal's clock."""
-        return round(time.monotonic() - self._start_s, 6)
+        self._logged_s = max(self._logged_s, time.monotonic())
+        return round(self._logged_s - self._start_s, 6)
 
     @property
     def waiting(self) -> int:
@@ -103,6 +105,7 @@ class Dispatcher:
         account, request, now_s = queued.account, queued.request, time.monotonic()
         refusal = self._refusal(account, request, now_s)
         if refusal is None:
+            self.charge()
             self._ledger.arriving(account)
             decision = self.scheduler.arrive(request, now_s)
             if not decision.accepted:
@@ -131,6 +134,7 @@ class Dispatcher:
         self._pumping = True
         try:
             while self._waiting:
+                self.charge()
                 now_s = time.monotonic()
                 admitted = self.scheduler.admit(now_s, self._fits)
                 for request in admitted:
@@ -159,8 +163,25 @@ class Dispatcher:
             queued.backend.window.first_token(now_s - queued.admitted_s)
 
     def token(self, queued: Queued, n: int) -> None:
-        """A running request generated n output tokens, as far as can be seen."""
-        now_s = time.monotonic()
+        """A running request generated n output tokens, as far as can be seen.
+
+        They are charged before anything is decided by the counters, and at the latest with the next sync.
+        """
+        if not queued.uncharged:
+            self._fresh.append(queued)
+        queued.uncharged += n
+
+    def charge(self) -> None:
+        """Charge every token that was seen."""
+        if self._fresh:
+            fresh, self._fresh = self._fresh, []
+            now_s = time.monotonic()
+            for queued in fresh:
+                if queued.uncharged:
+                    self._charge(queued, now_s)
+
+    def _charge(self, queued: Queued, now_s: float) -> None:
+        n, queued.uncharged = queued.uncharged, 0
         request = queued.request
         self.scheduler.tokens(request.id, n, now_s)
         queued.tokens += n
@@ -173,6 +194,8 @@ class Dispatcher:
     def ended(self, queued: Queued, usage: Usage | None) -> None:
         """A running request got its whole answer; `usage` is what the backend counted."""
         now_s = time.monotonic()
+        if queued.uncharged:
+            self._charge(queued, now_s)
         self._settle(queued, usage, now_s)
         self.scheduler.finish(queued.request.id, now_s)
         self._leave(queued, now_s, "finish", usage)
@@ -181,6 +204,8 @@ class Dispatcher:
         """A request ends without its whole answer: its client left, its backend broke, or it waited too long."""
         now_s = time.monotonic()
         if queued.backend is not None:
+            if queued.uncharged:
+                self._charge(queued, now_s)
             self._settle(queued, usage, now_s, estimated=False)
         self.scheduler.cancel(queued.request.id, now_s)
         self._leave(queued, now_s, "cancel", usage, reason=reason)
@@ -226,8 +251,10 @@ class Dispatcher:
     def _fits(self, request: Request) -> bool:
         """Reserve room at the backend that runs least; the policy asks right before it charges."""
         size = _size(request)
-        fitting = (one for one in self.backends if one.up and one.window.fits(size))
-        best = min(fitting, key=lambda one: one.window.requests, default=None)
+        best: Backend | None = None
+        for one in self.backends:
+            if one.up and one.window.fits(size) and (best is None or one.window.requests < best.window.requests):
+                best = one
         if best is None:
             return False
         best.window.take(size)
@@ -287,7 +314,9 @@ class Dispatcher:
     ) -> None:
         if isinstance(self._journal, NoJournal):
             return
-        t_s = round(now_s - self._start_s, 6)
+        # a decision and the charges before it read the clock apart; the log is in order of time all the same
+        self._logged_s = max(self._logged_s, now_s)
+        t_s = round(self._logged_s - self._start_s, 6)
         tenant = request.tenant if event in ("arrive", "reject") else ""
         self._journal.record(
             Event(t_s=t_s, event=event, id=request.id, tenant=tenant, n=n, prompt_tokens=prompt_tokens, reason=reason)

@@ -217,6 +217,7 @@ class Gateway:
                 self._accounts.prune(time.monotonic())
 
     async def _sync(self) -> None:
+        self._dispatcher.charge()
         batch = self._ledger.take()
         if not batch.empty or self._store.shared:
             remote = await self._store.push(batch)

@@ -4,6 +4,7 @@ The loop is uvloop's: an exchange's CPU is mostly its event loop's.
 """
 
 import asyncio
+import gc
 import os
 import re
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from llmsys.fair_queue.gateway.store import MemoryStore, SqliteStore, Store
 
 __all__ = ["open_store", "parse_size", "secret_from", "serve"]
 
+GC_EVERY = 10_000
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -88,6 +90,8 @@ def serve(
 
             await Gateway(settings, store, journal, estimator, say).serve(listening)
 
+        gc.freeze()  # what was made at the start is never garbage: do not look at it again
+        gc.set_threshold(GC_EVERY)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main())
 

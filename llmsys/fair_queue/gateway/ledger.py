@@ -67,6 +67,7 @@ class Ledger:
         self._lifted: dict[str, float] = {}
         self._running: dict[str, Queued] = {}
         self._ended: list[str] = []
+        self._known: set[str] = set()
         self._base: dict[str, float] = {}
         self._before: float | None = None
         self._remote_least: float | None = None
@@ -104,7 +105,9 @@ class Ledger:
         """A request has ended."""
         self._changed.add(queued.request.tenant)
         self._running.pop(queued.request.id, None)
-        self._ended.append(queued.request.id)
+        if queued.request.id in self._known:  # one that came and went between two syncs is never written
+            self._known.remove(queued.request.id)
+            self._ended.append(queued.request.id)
 
     def resume(self, counters: dict[str, float], floor: float | None) -> None:
         """Start from the counters of an earlier life: nobody starts below the floor."""
@@ -163,6 +166,7 @@ class Ledger:
             InFlight(one.request.id, one.request.tenant, one.request.prompt_tokens, one.tokens)
             for one in self._running.values()
         ]
+        self._known.update(self._running)
         self._changed, self._lifted, self._running, self._ended = set(), {}, {}, []
         self._afresh = False
         return batch

@@ -8,12 +8,24 @@ __all__ = ["Queued"]
 
 
 class Queued:
-    """A request in the queue or at `backend`; `tokens` output tokens seen, of which `unlogged` are not in the journal.
+    """A request in the queue or at `backend`; `tokens` output tokens charged, of which `unlogged` are not in the
+    journal; `uncharged` tokens were seen since.
 
     `units` is what its prompt's estimate was made from, for `model`.
     """
 
-    __slots__ = ("account", "admitted_s", "arrived_s", "backend", "model", "request", "tokens", "units", "unlogged")
+    __slots__ = (
+        "account",
+        "admitted_s",
+        "arrived_s",
+        "backend",
+        "model",
+        "request",
+        "tokens",
+        "uncharged",
+        "units",
+        "unlogged",
+    )
 
     def __init__(self, request: Request, account: Account, *, model: str, units: int) -> None:
         self.request = request
@@ -24,6 +36,7 @@ class Queued:
         self.arrived_s = 0.0
         self.admitted_s = 0.0
         self.tokens = 0
+        self.uncharged = 0
         self.unlogged = 0
 
     @property

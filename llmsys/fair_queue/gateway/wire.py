@@ -48,10 +48,11 @@ def request_head(
 ) -> bytes:
     """A request head for a backend: the client's headers without those of its connection and its credentials.
 
+    Header names come in lower case.
     The body is asked for uncompressed, because tokens are counted in it. `extra` is finished header lines.
     """
     lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\naccept-encoding: identity\r\n%b" % (method, target, host, extra)]
-    lines += [b"%b: %b\r\n" % header for header in headers if header[0].lower() not in NOT_FORWARDED]
+    lines += [b"%b: %b\r\n" % header for header in headers if header[0] not in NOT_FORWARDED]
     lines.append(b"\r\n" if length is None else b"content-length: %d\r\n\r\n" % length)
     return b"".join(lines)
 

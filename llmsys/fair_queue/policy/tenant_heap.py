@@ -38,6 +38,10 @@ class Tenant:
     running: int = 0
     entry: float | None = None
 
+    def __lt__(self, other: "Tenant") -> bool:
+        """Either may come first: only entries of a tenant that was forgotten and came back have equal keys."""
+        return False
+
 
 class TenantHeap:
     """Lazy min-heap: a counter that grows touches nothing, so a token costs O(1) and an admission O(log tenants).

@@ -161,7 +161,8 @@ class LeastCounterFirst:
     def correct(self, request_id: str, *, prompt_tokens: int, output_tokens: int) -> None:
         """Replace a running request's estimated counts by the true ones; the counter follows, also downwards."""
         record = self._backlog.record(request_id)
-        record.request = replace(record.request, prompt_tokens=prompt_tokens)
+        if prompt_tokens != record.request.prompt_tokens:
+            record.request = replace(record.request, prompt_tokens=prompt_tokens)
         record.generated = output_tokens
         self._settle(self._tenants[record.request.tenant], record, self._exact(record))
 

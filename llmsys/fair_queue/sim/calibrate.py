@@ -17,7 +17,9 @@ from llmsys.fair_queue.sim.measured import MeasuredRun, compare_run
 __all__ = ["fit_hardware"]
 
 STEP = 0.02
-MOST_EVALUATIONS = 12
+MOST_EVALUATIONS = 30
+# its place among the numbers of Hardware
+FLOOR = 5
 
 
 def fit_hardware(
@@ -40,6 +42,10 @@ def fit_hardware(
     def model(logs: NDArray[np.float64]) -> Hardware:
         return Hardware(*(float(x) for x in np.array(astuple(start)) * np.exp(logs)))
 
+    # where the floor is above every step, nothing else of a step can be seen: one of two starts has it low
+    low_floor = np.zeros(len(astuple(start)))
+    low_floor[FLOOR] = -2.0
+
     def residuals(logs: NDArray[np.float64]) -> NDArray[np.float64]:
         errors = [compare_run(measured, model(logs), machine) for measured in runs]
         if on_evaluation is not None:
@@ -47,7 +53,9 @@ def fit_hardware(
         # makespan matters most: it is what the model must carry over to another load
         return np.array([(2.0 * one.makespan, one.ttft / 4.0, one.latency / 2.0) for one in errors]).ravel()
 
-    far = least_squares(residuals, np.zeros(len(astuple(start))), diff_step=STEP, max_nfev=MOST_EVALUATIONS)
+    starts = [np.zeros_like(low_floor), low_floor] if start.floor else [np.zeros_like(low_floor)]
+    found = [least_squares(residuals, logs, diff_step=STEP, max_nfev=MOST_EVALUATIONS) for logs in starts]
+    far = min(found, key=lambda one: float(one.cost))
     # the second pass lets a run that no step model explains pull less
     near = least_squares(residuals, far.x, diff_step=STEP, max_nfev=MOST_EVALUATIONS, loss="soft_l1", f_scale=0.02)
     return model(near.x)

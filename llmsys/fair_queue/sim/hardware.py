@@ -44,7 +44,7 @@ class Hardware:
 
 
 HARDWARE = {
-    # `simulate calibrate` on four A10G logs of the VTC artifact: VTC/overload, FCFS/real, VTC/real, LShare/rpm5/real.
+    # fitted to four A10G logs of the VTC artifact: VTC/overload, FCFS/real, VTC/real, LShare/rpm5/real.
     # On its other seven: makespan off by 1.2 % (median) and 2.1 % (most), mean TTFT by 1.7 % and 9.3 %.
     "a10g-llama2-7b": Hardware(
         p0=18.1e-3, p1=0.257e-3, d0=20.2e-3, d1=0.267e-3, d2=1.81e-6, floor=36.0e-3, delay=60.0e-3

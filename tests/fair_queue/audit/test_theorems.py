@@ -12,6 +12,7 @@ MEMORY = 60
 U = 2.0 * MEMORY
 PRICES = [(1.0, 2.0), (3.0, 1.0), (0.0, 1.0)]
 VARIANTS = ["vtc:predict=oracle", "vtc:predict=oracle50", "vtc:predict=ema", "drr:quantum=10", "drr:quantum=40"]
+SAME_BOUND = ["edf:ttft=3", "slo:ttft=3,tpot=0.5", "fairbatch:tbt=4", "dlpm:quantum=10"]
 
 
 def statement(report, text):
@@ -53,6 +54,15 @@ def test_each_variant_holds_its_own_bound_which_is_marked_as_empirical(spec, wor
 
     assert report.holds, report.checks
     assert report.empirical == (report.bound > 2 * report.U_log)
+
+
+@pytest.mark.parametrize("spec", SAME_BOUND)
+@settings(max_examples=40, deadline=None)
+@given(work=works(requests=40))
+def test_any_order_inside_a_tenant_and_any_batch_keep_vtcs_bounds(spec, work):
+    report = check(log_of(records_of(work), spec, memory=MEMORY))
+
+    assert report.holds, report.checks
 
 
 @pytest.mark.parametrize("reserve", ["sum", "peak", "paged"])

@@ -191,6 +191,7 @@ def test_the_ledger_takes_each_change_once():
     desk = Desk(window="1")
     job, waiting = desk.submit("a"), desk.submit("b")
     desk.dispatcher.token(job.queued, 2)
+    desk.dispatcher.charge()
     first, second = desk.ledger.take(), desk.ledger.take()
 
     assert first.counters == {"a": 14.0, "b": 10.0}
@@ -206,6 +207,7 @@ def test_the_live_bound_is_how_far_a_counter_grew_since_its_last_admission():
     desk = Desk(window="1")
     job = desk.submit("a", prompt=10)
     desk.dispatcher.token(job.queued, 45)
+    desk.dispatcher.charge()
     desk.ledger.take()
 
     assert desk.ledger.bound == 10 + 2 * 45

@@ -108,7 +108,7 @@ def test_the_list_of_policies_here_is_whole():
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(script=CHOICES)
 def test_loses_nothing_and_keeps_nobody_waiting_who_fits(spec, script):
     served = Served(create(spec, {"b": 2.0}))
@@ -120,7 +120,7 @@ def test_loses_nothing_and_keeps_nobody_waiting_who_fits(spec, script):
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(work=works(requests=25))
 def test_serves_every_request_once(spec, work):
     order = admissions(create(spec), work, memory=MEMORY)
@@ -129,7 +129,7 @@ def test_serves_every_request_once(spec, work):
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(work=works(requests=25))
 def test_a_snapshot_through_json_continues_as_if_nothing_had_happened(spec, work):
     def through_json(policy):
@@ -143,7 +143,7 @@ def test_a_snapshot_through_json_continues_as_if_nothing_had_happened(spec, work
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(script=CHOICES)
 def test_a_snapshot_after_any_calls_restores_an_equal_policy(spec, script):
     served = Served(create(spec, {"b": 2.0}))
@@ -219,7 +219,7 @@ def billed(spec):
 
 
 @pytest.mark.parametrize("spec", COUNTING)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(script=CHOICES)
 def test_when_all_have_ended_every_counter_is_the_exact_bill_and_its_lifts(spec, script):
     weights = {"b": 2.0, "c": 0.5}
@@ -231,7 +231,7 @@ def test_when_all_have_ended_every_counter_is_the_exact_bill_and_its_lifts(spec,
         assert counter == pytest.approx(ledger.expected[tenant], rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(CHOICES)
 def test_agent_sharing_settles_a_groups_finish_to_its_true_cost(script):
     served = Served(create("justitia:predict=oracle"), tenants=1)

@@ -213,3 +213,14 @@ def test_a_client_that_leaves_the_queue_pays_nothing():
 
     assert [admitted.id for admitted in policy.admit(0.0, lambda _: True)] == ["stays"]
     assert policy.counters.get("b", 0.0) == 0.0
+
+
+def test_a_tenant_that_was_forgotten_while_its_entry_is_in_the_heap_can_come_back():
+    policy = create("vtc")
+    policy.arrive(request("stays", "b"), 0.0)
+    policy.arrive(request("leaves", "a"), 0.0)
+    policy.cancel("leaves", 0.0)
+    assert "a" not in policy.counters
+    policy.arrive(request("again", "a"), 0.0)
+
+    assert [one.id for one in policy.admit(0.0, lambda _: True)] == ["stays", "again"]

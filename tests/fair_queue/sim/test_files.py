@@ -103,7 +103,7 @@ def made_run(name, hardware, machine, *, gap_s, prompt):
 def test_a_fit_to_runs_of_another_machine_predicts_its_next_run():
     other = Hardware(p0=0.03, p1=0.0004, d0=0.03, d1=0.0002, d2=4e-6, floor=0.034, delay=0.1)
     machine = Machine(memory=4000)
-    loads = [("busy", 0.2, 64), ("calm", 2.0, 400), ("mixed", 0.6, 200)]
+    loads = [("busy", 0.2, 64), ("calm", 2.0, 400), ("mixed", 0.6, 200), ("lone", 9.0, 16), ("long", 1.0, 800)]
     runs = [made_run(name, other, machine, gap_s=gap_s, prompt=prompt) for name, gap_s, prompt in loads]
     unseen = made_run("unseen", other, machine, gap_s=0.35, prompt=128)
     before = compare_run(unseen, HARDWARE["a10g-llama2-7b"], machine)

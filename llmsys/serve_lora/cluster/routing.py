@@ -1,0 +1,78 @@
+"""Which replica a request goes to.
+
+    punica         the fullest replica that has room; ties: the highest number (Punica, §5). Light replicas drain.
+    least-loaded   the emptiest replica that has room
+    round-robin    the next one that has room
+    affinity       as punica, among those that hold the adapter if any of them has room
+    dedicated      a replica of merged weights per adapter: what the others are measured against
+
+Knows nothing of time.
+"""
+
+from collections.abc import Callable, Sequence
+
+from llmsys.errors import UsageFault
+from llmsys.serve_lora.cluster.jobs import Job
+from llmsys.serve_lora.cluster.replica import Replica
+
+__all__ = ["POLICIES", "Router", "make_router"]
+
+Choice = Callable[[Job, Sequence[Replica]], Replica]
+"""Picks among replicas that all have room; there is at least one."""
+
+
+class Router:
+    """A placement rule. consolidates: light replicas are emptied from time to time; merged: one adapter per replica."""
+
+    def __init__(self, name: str, choose: Choice, *, consolidates: bool, merged: bool = False) -> None:
+        self.name = name
+        self.consolidates = consolidates
+        self.merged = merged
+        self._choose = choose
+
+    def route(self, job: Job, replicas: Sequence[Replica]) -> Replica | None:
+        """The replica for a job, None where none has room."""
+        fitting = [replica for replica in replicas if replica.fits(job)]
+        return self._choose(job, fitting) if fitting else None
+
+
+def make_router(name: str) -> Router:
+    """A rule by its name. Raises UsageFault that lists them."""
+    if name not in POLICIES:
+        raise UsageFault(f"--policy {name!r} is unknown; expected some of {', '.join(POLICIES)}")
+    return POLICIES[name]()
+
+
+def _fullest(_job: Job, fitting: Sequence[Replica]) -> Replica:
+    return max(fitting, key=lambda replica: (len(replica.running), replica.number))
+
+
+def _emptiest(_job: Job, fitting: Sequence[Replica]) -> Replica:
+    return min(fitting, key=lambda replica: (len(replica.running), replica.number))
+
+
+def _with_adapter(job: Job, fitting: Sequence[Replica]) -> Replica:
+    holding = [replica for replica in fitting if not job.adapter or job.adapter in replica.resident]
+    return _fullest(job, holding or fitting)
+
+
+class _Turns:
+    """Remembers whose turn it is."""
+
+    def __init__(self) -> None:
+        self._last = -1
+
+    def __call__(self, _job: Job, fitting: Sequence[Replica]) -> Replica:
+        later = [replica for replica in fitting if replica.number > self._last]
+        chosen = min(later or fitting, key=lambda replica: replica.number)
+        self._last = chosen.number
+        return chosen
+
+
+POLICIES: dict[str, Callable[[], Router]] = {
+    "punica": lambda: Router("punica", _fullest, consolidates=True),
+    "affinity": lambda: Router("affinity", _with_adapter, consolidates=True),
+    "least-loaded": lambda: Router("least-loaded", _emptiest, consolidates=False),
+    "round-robin": lambda: Router("round-robin", _Turns(), consolidates=False),
+    "dedicated": lambda: Router("dedicated", _emptiest, consolidates=False, merged=True),
+}

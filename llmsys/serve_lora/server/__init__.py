@@ -1,0 +1,21 @@
+"""The OpenAI-compatible server over the engine.
+
+A request's way: `app` routes it to `routes`, which asks `service` for a tenant (`tenants`), reads the body (`bodies`),
+has it made into a job (`jobs`) with its adapter checked (`registry`), and writes the engine's events (`backend`) as an
+answer (`streaming`). `metering` charges every step, `metrics` counts, `faults` says no, `launch` starts and stops it.
+"""
+
+from llmsys.serve_lora.server.launch import serve
+from llmsys.serve_lora.server.settings import Address, EngineSettings, ServerSettings
+from llmsys.serve_lora.server.tenants import TenantTable, key_digest, read_tenants, tenant_table
+
+__all__ = [
+    "Address",
+    "EngineSettings",
+    "ServerSettings",
+    "TenantTable",
+    "key_digest",
+    "read_tenants",
+    "serve",
+    "tenant_table",
+]

@@ -1,0 +1,93 @@
+"""An answer as a graph of parts, decoded in parallel (Skeleton Graph Decoding, arXiv 2402.12280).
+
+The model writes a plan: parts, what each needs, how hard it is. Any text becomes a graph (`parse_plan`); parts start
+when what they need is written, all in one batch of the engine, and read their parents' texts (`GraphWriter`). Modes to
+compare with: one piece (`ar`), Skeleton-of-Thought (`sot`), and graphs without pipelining (`sgd-v1`).
+"""
+
+from llmsys.sgd_decode.answers import Answer, Part, Question, TokenCount
+from llmsys.sgd_decode.backends import Backend, Delta, Job
+from llmsys.sgd_decode.driver import Stuck, Writer, answer_all, writer_for
+from llmsys.sgd_decode.engine_backend import EngineBackend
+from llmsys.sgd_decode.events import DecodeEvent
+from llmsys.sgd_decode.graph_writer import GraphWriter
+from llmsys.sgd_decode.lengths import LengthBook
+from llmsys.sgd_decode.plain_writer import PlainWriter
+from llmsys.sgd_decode.plan import Node, Plan, clean_title, render
+from llmsys.sgd_decode.plan_items import Item, read_items
+from llmsys.sgd_decode.plan_views import VIEWS, view
+from llmsys.sgd_decode.prompting import Prompts, strip_control
+from llmsys.sgd_decode.records import answer_line, read_questions, write_timeline
+from llmsys.sgd_decode.repair import MAX_NODES, parse_plan, repair
+from llmsys.sgd_decode.scheduler import Scheduler
+from llmsys.sgd_decode.script_backend import Rule, ScriptBackend, read_script
+from llmsys.sgd_decode.session import (
+    Summary,
+    answer_with_log,
+    compare_modes,
+    open_backend,
+    plan_texts,
+    read_text,
+    summarize,
+    summary_row,
+)
+from llmsys.sgd_decode.settings import MODES, DecodeSettings
+from llmsys.sgd_decode.simulation import Schedule, Workload, critical_path_tokens, lower_bound_s, simulate
+from llmsys.sgd_decode.skeleton_writer import SkeletonWriter
+from llmsys.sgd_decode.step_time import StepTime
+
+__all__ = [
+    "MAX_NODES",
+    "MODES",
+    "VIEWS",
+    "Answer",
+    "Backend",
+    "DecodeEvent",
+    "DecodeSettings",
+    "Delta",
+    "EngineBackend",
+    "GraphWriter",
+    "Item",
+    "Job",
+    "LengthBook",
+    "Node",
+    "Part",
+    "PlainWriter",
+    "Plan",
+    "Prompts",
+    "Question",
+    "Rule",
+    "Schedule",
+    "Scheduler",
+    "ScriptBackend",
+    "SkeletonWriter",
+    "StepTime",
+    "Stuck",
+    "Summary",
+    "TokenCount",
+    "Workload",
+    "Writer",
+    "answer_all",
+    "answer_line",
+    "answer_with_log",
+    "clean_title",
+    "compare_modes",
+    "critical_path_tokens",
+    "lower_bound_s",
+    "open_backend",
+    "parse_plan",
+    "plan_texts",
+    "read_items",
+    "read_questions",
+    "read_script",
+    "read_text",
+    "render",
+    "repair",
+    "simulate",
+    "strip_control",
+    "summarize",
+    "summary_row",
+    "view",
+    "write_timeline",
+    "writer_for",
+]
