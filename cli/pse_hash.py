@@ -101,7 +101,13 @@ def build(
     names, heavy = read_ids(ids, read, data), read_weights(weights, len(read.values))
     made = PairwiseSum.build(read.values, settings, ids=names, weights=heavy, measure=method == "auto")
     save(made, out, overwrite=overwrite)
-    summary = {"n": made.count, "d": made.points.dim, "kernel": kernel, "scale": settings.scale, "method": method}
+    summary: dict[str, str | float] = {
+        "n": made.count,
+        "d": made.points.dim,
+        "kernel": kernel,
+        "scale": settings.scale,
+        "method": method,
+    }
     report(summary, [summary], json=json)
 
 

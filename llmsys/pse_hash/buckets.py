@@ -4,9 +4,9 @@ A bucket is a range of one pool that doubles by moving to the pool's end. Each (
 place in it. No representative of a bucket is stored: it would not survive a deletion. Knows no hash and no vector.
 """
 
-import numba
 import numpy as np
 
+from llmsys.gpu.compiled import compiled
 from llmsys.pse_hash.arrays import I32, I64
 
 __all__ = ["Buckets"]
@@ -14,15 +14,26 @@ __all__ = ["Buckets"]
 FIRST_CAPACITY = 4
 
 
-@numba.njit(cache=True, nogil=True)
-def _insert(slots, buckets, start, size, room, pool, end, place, home, done):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0917
+@compiled
+def _insert(  # noqa: PLR0917 (arrays, not settings)
+    slots: I64,
+    buckets: I64,
+    start: I64,
+    size: I64,
+    room: I64,
+    pool: I32,
+    end: int,
+    place: I32,
+    home: I32,
+    done: int,
+) -> tuple[int, int]:
     """Put slots[i] into buckets[i, t] from pair `done` on: (pool end, pairs done), short where the pool is full."""
     tables = buckets.shape[1]
     for pair in range(done, len(slots) * tables):
         slot, table = slots[pair // tables], pair % tables
         bucket = buckets[pair // tables, pair % tables]
         if size[bucket] == room[bucket]:
-            wanted = max(4, 2 * room[bucket])
+            wanted = max(FIRST_CAPACITY, 2 * room[bucket])
             if end + wanted > len(pool):
                 return end, pair
             for at in range(size[bucket]):
@@ -35,8 +46,8 @@ def _insert(slots, buckets, start, size, room, pool, end, place, home, done):  #
     return end, len(slots) * tables
 
 
-@numba.njit(cache=True, nogil=True)
-def _delete(slots, start, size, pool, place, home):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+@compiled
+def _delete(slots: I64, start: I64, size: I64, pool: I32, place: I32, home: I32) -> None:
     for slot in slots:
         for table in range(len(home)):
             bucket, at = home[table, slot], place[table, slot]

@@ -3,9 +3,11 @@
 Its numpy twin `fold_reference` is the definition. Knows no kernel: it gets exponents to base 2.
 """
 
-import numba
+from functools import partial
+
 import numpy as np
 
+from llmsys.gpu.compiled import compile_loop
 from llmsys.pse_hash.arrays import F32, F64, I32
 
 __all__ = ["DEAD", "fold", "fold_reference"]
@@ -26,7 +28,7 @@ def fold_reference(tile: F32, bias: F32, top: F64, total: F64) -> None:
     top[alive] = best[alive]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@partial(compile_loop, fastmath=FAST)
 def fold(tile: F32, bias: F32, top: F64, total: F64, power: F32, bits: I32) -> None:
     """`fold_reference` in one pass; `bits` is the int32 view of `power` [t]: 2^floor(x) is written as its exponent."""
     for i in range(tile.shape[0]):

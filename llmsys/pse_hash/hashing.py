@@ -6,10 +6,12 @@ secret that answers leak: see `robust`. Knows no intervals.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
 
+from llmsys.gpu.compiled import compiled
 from llmsys.pse_hash.arrays import F64, I64, Numbers
 from llmsys.pse_hash.buckets import Buckets
 from llmsys.pse_hash.coins import coins
@@ -27,8 +29,8 @@ PROFILE = 1024
 SLACK = 1.02
 
 
-@numba.njit(cache=True)
-def _numbered(names, keys, add):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+@compiled
+def _numbered(names: Any, keys: I64, add: bool) -> I64:  # noqa: ANN401
     """The bucket of every (row, table) key; unknown ones get the next number with `add`, else -1."""
     found = np.empty(keys.shape, np.int64)
     for row in range(keys.shape[0]):

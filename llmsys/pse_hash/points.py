@@ -81,7 +81,9 @@ class PointSet:
         """Free the slots of points; returns them. Raises UnknownId before anything changes."""
         for one in ids:
             if one not in self.slot_of:
-                raise UnknownId(f"id {one!r}", "no live point has it", "the id of a live point")
+                raise UnknownId(
+                    "points", f"no live point has the id {one!r}", "the id of one that has not been deleted"
+                )
         slots = np.array([self.slot_of.pop(one) for one in ids], np.int64)
         self.weights[slots] = 0
         self.live[slots] = False

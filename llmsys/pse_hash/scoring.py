@@ -54,11 +54,11 @@ def score_records(
     keep: str,
     similarity: float | None,
     seed: int,
-) -> Iterator[dict[str, object]]:
+) -> Iterator[dict[str, str | float | None]]:
     """Score records as they come; with `quantile` the low end alone, with `prune` only `{"id"}` of what is kept."""
     found = scores(sketch, ci=ci, similarity=similarity)
     if prune is not None:
-        yield from ({"id": one} for one in kept(list(found), prune, keep, seed=seed))
+        yield from (dict[str, str | float | None](id=one) for one in kept(list(found), prune, keep, seed=seed))
         return
     limit = np.inf
     if quantile is not None:

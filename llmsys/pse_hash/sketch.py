@@ -98,7 +98,9 @@ class PairwiseSum:
         values = checked_vectors(x, self.points.dim, "replace")
         missing = next((one for one in ids if one not in self.points.slot_of), None)
         if missing is not None:
-            raise UnknownId(f"id {missing!r}", "no live point has it", "the id of a live point")
+            raise UnknownId(
+                "points", f"no live point has the id {missing!r}", "the id of one that has not been deleted"
+            )
         old = self.points.weights[[self.points.slot_of[one] for one in ids]]
         heavy = old if weights is None else checked_weights(weights, len(values))
         self.delete(ids)
@@ -197,7 +199,9 @@ class PairwiseSum:
             raise DimensionMismatch("leave_out", f"{len(ids)} ids for {count} queries", "one for each")
         for one in ids:
             if one is not None and one not in self.points.slot_of:
-                raise UnknownId(f"id {one!r}", "no live point has it", "the id of a live point")
+                raise UnknownId(
+                    "points", f"no live point has the id {one!r}", "the id of one that has not been deleted"
+                )
         return np.array([-1 if one is None else self.points.slot_of[one] for one in ids], np.int64)
 
     def _estimates(self, answers: list[Answer], without: I64, settings: Settings) -> Estimates:
