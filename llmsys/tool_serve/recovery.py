@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llmsys.artifacts import encode
 from llmsys.tool_serve.journal import leftovers
+from llmsys.tool_serve.steps import run_step
 from llmsys.tool_serve.tools import CallContext, Tool
 
 __all__ = ["Recovered", "recover"]
@@ -51,7 +52,7 @@ async def _roll_back(tool: Tool | None, context: CallContext) -> str | None:
         return f"no tool {context.tool!r} is loaded"
     found = tool.make()
     try:
-        await found.recover(context)
+        await run_step(found.recover, context, report=lambda _: None)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None

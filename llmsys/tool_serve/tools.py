@@ -6,7 +6,7 @@ declaration and makes one object per call. Knows no scheduler: `runtime.py` deci
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
@@ -42,7 +42,7 @@ class CallContext:
 
 
 class PartialTool:
-    """One call of a tool, step by step. Steps run one at a time; a step that is no coroutine runs in a thread.
+    """One call of a tool, step by step, one at a time. A step may be a coroutine, or a function: that runs in a thread.
 
     `begin`: the tool is named, warm up. `feed`: a value or unit of the arguments, in order. `finish`: the arguments are
     complete and valid, answer. Staged tools: `commit` at the end of the message, else `rollback`, one of them, once.
@@ -50,27 +50,27 @@ class PartialTool:
 
     parameters: Mapping[str, Any] = {}
 
-    async def begin(self, ctx: CallContext) -> None:
+    def begin(self, ctx: CallContext) -> Awaitable[None] | None:
         """Warm up."""
 
-    async def feed(self, event: Fed) -> None:
+    def feed(self, event: Fed) -> Awaitable[None] | None:
         """Work on a part of the arguments."""
 
-    async def finish(self, args: dict[str, Any]) -> ToolResult | str:
+    def finish(self, args: dict[str, Any]) -> Awaitable[ToolResult | str] | ToolResult | str:
         """Answer the call."""
         raise NotImplementedError
 
-    async def commit(self) -> None:
+    def commit(self) -> Awaitable[None] | None:
         """Make the effect last."""
 
-    async def rollback(self, reason: str) -> None:
+    def rollback(self, reason: str) -> Awaitable[None] | None:
         """Undo what was staged."""
 
-    async def recover(self, ctx: CallContext) -> None:
+    def recover(self, ctx: CallContext) -> Awaitable[None] | None:
         """Undo what a killed process had staged, from `ctx.memory` alone: `begin` was not called on this object."""
         raise NotImplementedError
 
-    async def close(self) -> None:
+    def close(self) -> Awaitable[None] | None:
         """Give back what the call holds; always called, last."""
 
 
