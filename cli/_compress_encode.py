@@ -19,7 +19,8 @@ __all__ = ["VERBS"]
 CODECS = ("tq", "x265", "x264", "svtav1", "hevc_nvenc", "h264_nvenc", "av1_nvenc")
 
 Input = Annotated[
-    str, typer.Argument(metavar="IN", help="A model directory, .safetensors, .gguf or .npy; - is .npy on stdin.")
+    str,
+    typer.Argument(metavar="IN", help="A model directory, smollm2, .gguf, .safetensors, or .npy (- on stdin)."),
 ]
 Output = Annotated[
     str, typer.Argument(metavar="OUT", help="A file; a directory for a model; - writes framed records to stdout.")

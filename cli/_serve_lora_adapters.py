@@ -107,7 +107,8 @@ def check(
 
 def _report_checked(directory: Path, model: str, *, json: bool) -> "list[AdapterReport]":
     """Print what every adapter of a directory is, or why it is broken."""
-    from llmsys.engine.loader import find_model, read_config
+    from llmsys.engine.loader import read_config
+    from llmsys.gpu import find_model
     from llmsys.serve_lora.adapter_check import check_adapters
 
     reports = check_adapters(directory, read_config(find_model(model)))
@@ -145,7 +146,8 @@ def convert(
 
     llmsys serve-lora adapters convert ./adapters/json json-lora.gguf
     """
-    from llmsys.engine.loader import find_model, read_config
+    from llmsys.engine.loader import read_config
+    from llmsys.gpu import find_model
     from llmsys.serve_lora.adapter_convert import convert_adapter
 
     convert_adapter(source, destination, read_config(find_model(model)))

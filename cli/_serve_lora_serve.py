@@ -30,6 +30,13 @@ MaxSequences = Annotated[int, typer.Option("--max-sequences", min=1, help="Seque
 MaxBatchTokens = Annotated[
     int, typer.Option("--max-batch-tokens", min=0, help="Tokens of one step; 0 is 256 on a CPU, 512 elsewhere.")
 ]
+KvMemory = Annotated[
+    float, typer.Option("--kv-memory-gb", min=0.0, help="Memory of keys and values; 0 is a quarter of what is free.")
+]
+HostAdapters = Annotated[
+    float, typer.Option("--host-adapters-gb", min=0.0, help="Memory of adapters that are kept beside the slots.")
+]
+Pin = Annotated[list[str] | None, typer.Option("--pin", metavar="NAME", help="Adapter that keeps its slot; repeat.")]
 LoraSlots = Annotated[int, typer.Option("--lora-slots", min=1, help="Adapters in memory at once.")]
 LoraRankMax = Annotated[int, typer.Option("--lora-rank-max", min=1, max=256, help="Largest rank taken.")]
 PolicySpec = Annotated[str, typer.Option("--policy", help="Who is admitted next, as in `llmsys fair-queue`.")]
@@ -48,6 +55,12 @@ LedgerFile = Annotated[
 Prices = Annotated[
     Path | None, typer.Option("--prices", metavar="FILE.toml", help="currency, device_per_hour, host_ram_gb_per_hour.")
 ]
+CostHeader = Annotated[
+    bool, typer.Option("--cost-header", help="Say in x-llmsys-cost what a whole answer's device time cost.")
+]
+MetricsTenants = Annotated[
+    int, typer.Option("--metrics-tenants", min=0, help="Tenants with a label of their own; the rest are other.")
+]
 Prefix = Annotated[str, typer.Option("--metrics-prefix", help="Start of every metric's name; vllm: fits its boards.")]
 
 
@@ -64,6 +77,9 @@ def serve(
     max_batch_tokens: MaxBatchTokens = 0,
     lora_slots: LoraSlots = 32,
     lora_rank_max: LoraRankMax = 64,
+    kv_memory_gb: KvMemory = 0.0,
+    host_adapters_gb: HostAdapters = 2.0,
+    pin: Pin = None,
     policy: PolicySpec = "vtc",
     max_queue: MaxQueue = 1024,
     drain_s: Drain = 30.0,
@@ -72,7 +88,9 @@ def serve(
     insecure: Insecure = False,
     ledger: LedgerFile = None,
     prices: Prices = None,
+    cost_header: CostHeader = False,
     metrics_prefix: Prefix = "llmsys:",
+    metrics_tenants: MetricsTenants = 200,
     device: Device = "auto",
     dtype: DType = "auto",
     seed: Seed = 0,
@@ -91,23 +109,13 @@ def serve(
 
     gpu.set_threads(threads)
     table = server.tenant_table(tenants, os.environ.get("LLMSYS_API_KEY"))
-    scheduling, step_tokens = engine_policy(policy, table.weights()), max_batch_tokens or None
-    settings = server.ServerSettings(
-        model=model,
-        address=server.Address(host, port, uds),
-        adapters=adapters,
-        named=batch_files.adapter_paths(None, adapter or []),
-        engine=server.EngineSettings(
-            device, dtype, seed, max_sequences, step_tokens, lora_slots, lora_rank_max, max_queue, scheduling
-        ),
-        drain_s=drain_s,
-        tenants=table,
-        runtime_adapters=allow_runtime_adapters,
-        isolate_prefix=isolate_prefix,
-        insecure=insecure,
-        ledger=ledger,
-        prices=read_prices(prices),
-        metrics_prefix=metrics_prefix,
+    engine = server.EngineSettings(
+        *(device, dtype, seed, max_sequences, max_batch_tokens or None, lora_slots, lora_rank_max, max_queue),
+        *(round(kv_memory_gb * 1e9) or None, round(host_adapters_gb * 1e9), engine_policy(policy, table.weights())),
     )
+    access = server.Access(table, allow_runtime_adapters, isolate_prefix, insecure)
+    records = server.Recording(ledger, read_prices(prices), metrics_prefix, metrics_tenants, cost_header)
+    address, named = server.Address(host, port, uds), batch_files.adapter_paths(None, adapter or [])
+    settings = server.ServerSettings(model, address, adapters, named, pin or (), engine, access, records, drain_s)
     with records_out(flush_each=True) as out:
         server.serve(settings, ready=out.write)

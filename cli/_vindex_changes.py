@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmsys.cli._options import Json, OnError, Quiet
+from llmsys.cli._options import Json, OnError, Quiet, one_of
 from llmsys.cli._render import note, report
 from llmsys.cli._streams import records_out
 
@@ -125,10 +125,16 @@ def apply(
     index: Writable,
     changes: Annotated[str, typer.Argument(metavar="[FILE|-]", help="Changes, one JSON line each; - is stdin.")] = "-",
     *,
+    ack: Annotated[
+        str,
+        typer.Option(
+            "--ack", help="every: a line for each change; batch: one for each sync.", callback=one_of("every", "batch")
+        ),
+    ] = "every",
     on_error: OnError = "fail",
     quiet: Quiet = False,
 ) -> None:
-    """Apply a stream of changes and acknowledge every line once it is durable.
+    """Apply a stream of changes and acknowledge them once they are durable.
 
     A line is {"op","id" or "ids","vector","tenant" or "tenants","ref"}; op is add, delete, grant, revoke, drop_tenant.
     Example: tail -F changes.jsonl | llmsys vindex apply idx -
@@ -138,7 +144,7 @@ def apply(
 
     skip = None if on_error == "fail" else lambda fault: note(f"skipped: {fault}")
     with Index.open(index, "w") as opened, records_out(flush_each=True) as out:
-        for acknowledged in apply_changes(opened, changes, on_skip=skip):
+        for acknowledged in apply_changes(opened, changes, each=ack == "every", on_skip=skip):
             out.write(acknowledged)
 
 

@@ -1,15 +1,18 @@
-"""Verbs of `llmsys vindex` that read: search and export."""
+"""Verbs of `llmsys vindex` that read: search, export, and import, which reads what others hold."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llmsys.cli._options import Device, Quiet, Tenant, Threads, one_of
-from llmsys.cli._render import note
+from llmsys.cli._options import Device, Json, Quiet, Seed, Tenant, Threads, one_of
+from llmsys.cli._render import note, report
 from llmsys.cli._streams import records_out
 
 __all__ = ["VERBS"]
+
+FOREIGN = ("parquet", "qdrant", "milvus", "pgvector", "faiss")
+METRICS = ("l2", "ip", "cosine")
 
 Readable = Annotated[Path, typer.Argument(metavar="IDX", help="Directory that `vindex build` wrote.")]
 
@@ -43,6 +46,9 @@ def search(
         Path | None, typer.Option("--out", metavar="DIR", help="Write ids.npy and distances.npy there, no records.")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Add how the answer was found.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="See what others write before each query; answers carry their seq.")
+    ] = False,
     threads: Threads = 1,
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -59,7 +65,9 @@ def search(
     if opened.torn_bytes:
         note(f"{opened.torn_bytes} bytes of an unfinished change end the log; they are left out")
     how = chosen_effort(opened, k=k, recall=recall, exact=exact, effort=effort, warn=note)
-    asker = Asker(opened, k, where, None if exact else recall, how, explain, chosen_threads(threads), max_distance)
+    asker = Asker(
+        opened, k, where, None if exact else recall, how, explain, chosen_threads(threads), max_distance, follow
+    )
     if out is not None:
         note(f"{write_answers(asker, queries, out, tenant=tenant, tenants=tenants, everything=everything)} queries")
         return
@@ -73,7 +81,11 @@ def export(
     *,
     to: Annotated[
         str,
-        typer.Option("--to", help="jsonl; npy, fvecs: vectors with ids.", callback=one_of("jsonl", "npy", "fvecs")),
+        typer.Option(
+            "--to",
+            help="jsonl; npy, fvecs: vectors with ids; parquet, qdrant, milvus, pgvector, faiss.",
+            callback=one_of("jsonl", "npy", "fvecs", *FOREIGN),
+        ),
     ] = "jsonl",
     output: Annotated[
         str, typer.Option("-o", "--output", metavar="DEST", help="File of jsonl (- is stdout), directory of others.")
@@ -89,13 +101,19 @@ def export(
     Example: llmsys vindex export idx --tenant acme --to npy -o acme
     """
     from llmsys.vindex import Index
-    from llmsys.vindex.exchange import export_arrays, export_lines
+    from llmsys.vindex.exchange import content_of, export_arrays, export_lines
+    from llmsys.vindex.interchange import write
     from llmsys.vindex.sources import listed_ids
 
     if to != "jsonl" and output == "-":
-        raise typer.BadParameter(f"--to {to} writes two files; -o names their directory")
+        raise typer.BadParameter(f"--to {to} writes files; -o names their directory")
     opened = Index.open(index)
     only = None if ids is None else listed_ids(ids, opened)
+    if to in FOREIGN:
+        content = content_of(opened, tenant, only)
+        write(to, content, Path(output))
+        note(f"{len(content.ids)} vectors")
+        return
     if to != "jsonl":
         note(f"{export_arrays(opened, Path(output), tenant, only, kind=to)} vectors")
         return
@@ -104,4 +122,36 @@ def export(
             out.write(record)
 
 
-VERBS = (search, export)
+def import_(
+    index: Annotated[Path, typer.Argument(metavar="IDX", help="Directory to make.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Directory that `vindex export` wrote, or its file.")],
+    *,
+    from_: Annotated[
+        str, typer.Option("--from", help="parquet, qdrant, milvus, pgvector or faiss.", callback=one_of(*FOREIGN))
+    ],
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", help="l2, ip or cosine; default: what the files say.", callback=one_of(*METRICS)),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
+    seed: Seed = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make an index of what another store's files hold: ids, vectors, tenants.
+
+    Example: llmsys vindex import idx hits --from parquet
+    """
+    from llmsys.vindex import Index
+    from llmsys.vindex.interchange import read
+
+    found = read(from_, source)
+    kind = metric or found.metric or "cosine"
+    with Index.build(
+        index, found.vectors, found.ids, found.tenants, metric=kind, seed=seed, overwrite=overwrite
+    ) as made:
+        summary = made.summary()
+    report(summary, [summary], json=json)
+
+
+VERBS = (search, export, import_)

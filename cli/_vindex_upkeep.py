@@ -91,6 +91,9 @@ def compact(
     index: Place,
     *,
     retrain: Annotated[bool, typer.Option("--retrain", help="Build the clustering tree anew.")] = False,
+    shred: Annotated[
+        bool, typer.Option("--shred", help="Overwrite deleted vectors and the log in the old files.")
+    ] = False,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -102,7 +105,7 @@ def compact(
 
     with Index.open(index, "w") as opened:
         before = opened.log_bytes
-        opened.compact(retrain=retrain, seed=seed)
+        opened.compact(retrain=retrain, seed=seed, shred=shred)
         note(f"{len(opened)} vectors; {before} bytes of log are part of the snapshot now")
 
 

@@ -1,7 +1,6 @@
 """`llmsys serve-lora`: options in, `llmsys.serve_lora` called, records out."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 from llmsys.cli._options import ChromeTrace, Device, DType, Json, OnError, Quiet, Seed, Threads, one_of
 from llmsys.cli._render import note, progress, report, table
 from llmsys.cli._serve_lora_adapters import adapters
+from llmsys.cli._serve_lora_bench import bench
 from llmsys.cli._serve_lora_cluster import calibrate, plan, simulate
 from llmsys.cli._serve_lora_serve import serve
 from llmsys.cli._streams import records_out
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Many LoRA adapters on one base model, in one batch.", rich_markup_mode=None)
 cost = typer.Typer(help="What a ledger adds up to.", rich_markup_mode=None)
-for verb in (serve, simulate, plan, calibrate):
+for verb in (serve, simulate, plan, calibrate, bench):
     app.command()(verb)
 app.add_typer(adapters, name="adapters")
 app.add_typer(cost, name="cost")
@@ -63,7 +63,7 @@ def run(
     adapter: Adapter = None,
     concurrency: Concurrency = 64,
     max_tokens: MaxTokens = 128,
-    policy: PolicySpec = "fcfs",
+    policy: PolicySpec = "vtc",
     ordered: Ordered = False,
     resume: Resume = None,
     events: EventsFile = None,
@@ -173,40 +173,3 @@ def cost_report(
     found = report_cost(runs, by=by.split(","), idle=idle, prices=given, torn_lines=torn_lines)
     report(found.as_record(), found.table(), title=f"cost in {found.currency}", json=json)
     note(found.balance_line())
-
-
-@app.command()
-def bench(
-    engine: Annotated[
-        bool, typer.Option("--engine", help="Decode speed of the engine, with fidelity and the machine's ceilings.")
-    ] = False,
-    adapters: Adapters = None,
-    model: Model = "smollm2",
-    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, comma-separated.")] = "1,8,32",
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens decoded per answer.")] = 32,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Runs of which the best counts.")] = 2,
-    peers: Annotated[str, typer.Option("--peers", help="all, none, or some of transformers,peft.")] = "all",
-    dtype: Annotated[
-        str,
-        typer.Option("--dtype", help="Of ours and of the peers.", callback=one_of("float32", "bfloat16", "float16")),
-    ] = "bfloat16",
-    threads: Threads = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Measure the engine beside transformers' generate, and mixed batches beside PEFT's adapter_names.
-
-    A speed counts with its fidelity: the share of answers identical to float32's, and the largest logit gap.
-
-    llmsys serve-lora bench --engine --adapters ./adapters
-    """
-    from llmsys import gpu
-    from llmsys.serve_lora.engine_bench import EngineBench, bench_plan
-
-    gpu.set_threads(threads)
-    plan = bench_plan(engine=engine, model=model, adapters=adapters, batch=batch, peers=peers)
-    measuring = EngineBench(replace(plan, tokens=tokens, runs=runs, dtype=dtype))
-    with progress("rows") as advance:
-        rows = measuring.rows(lambda _: advance(1))
-    report(measuring.as_record(rows), [row.as_row() for row in rows], json=json)
-    note(measuring.remarks(rows))

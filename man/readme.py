@@ -8,7 +8,7 @@ import transcripts
 from llmsys.cli._commands import COMMANDS, LazyCommand, is_built, verbs_of
 from llmsys.cli._root import root_group
 
-__all__ = ["command_table", "demo_pipeline", "examples", "exit_codes", "file_formats"]
+__all__ = ["command_table", "demo_pipeline", "examples", "exit_codes", "file_formats", "pipelines"]
 
 DEMO = Path(__file__).resolve().parent.parent / "demo.sh"
 
@@ -54,6 +54,18 @@ def examples() -> str:
             steps = transcripts.read_steps(path.read_text(encoding="utf-8"))
             session = "".join(step.text for step in steps).rstrip()
             blocks.append(f"### `llmsys {name}`\n\n{COMMANDS[name]}\n\n```console\n{session}\n```")
+    return "\n\n".join(blocks)
+
+
+def pipelines() -> str:
+    """The pipelines that cross commands: transcripts that the tests replay, under the title of their first comment."""
+    blocks = []
+    for path in sorted(transcripts.DIRECTORY.glob("pipeline-*.txt")):
+        text = path.read_text(encoding="utf-8")
+        comment = next(line for line in text.splitlines() if line != "# slow").removeprefix("# ")
+        title, _, what = comment.partition(": ")
+        session = "".join(step.text for step in transcripts.read_steps(text)).rstrip()
+        blocks.append(f"### {title}\n\n{what[:1].upper()}{what[1:]}\n\n```console\n{session}\n```")
     return "\n\n".join(blocks)
 
 

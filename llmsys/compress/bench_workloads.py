@@ -13,8 +13,8 @@ from zipfile import ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.engine.loader import find_model
 from llmsys.errors import Unavailable
+from llmsys.gpu import find_model
 
 __all__ = ["MODELS", "matrices"]
 

@@ -7,7 +7,7 @@ bits of v. Knows nothing of what the numbers mean; a string that ends early is r
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.compress.compiled import compiled
+from llmsys.gpu.compiled import compiled
 
 __all__ = ["code_bits", "read_numbers", "unzigzag", "write_numbers", "zigzag"]
 

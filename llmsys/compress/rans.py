@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.compress.compiled import compiled
+from llmsys.gpu.compiled import compiled
 
 __all__ = ["LANES", "TOTAL", "Grid", "decode", "decode_reference", "encode", "encode_reference", "slot_tables"]
 

@@ -16,6 +16,7 @@ from llmsys.artifacts import TensorFile, encode, open_tensors, read_npy, replace
 from llmsys.compress.coded import Numbers, in_memory
 from llmsys.compress.number_formats import Words, number_format, of_array
 from llmsys.errors import BadInput
+from llmsys.gpu import find_model
 
 __all__ = ["Source", "SourceFile", "open_input"]
 
@@ -53,7 +54,11 @@ class Source:
 
 
 def open_input(path: Path) -> Source:
-    """Look at an input by its ending. Raises BadInput for what is none of them, OSError for what cannot be read."""
+    """Look at an input by its ending; `smollm2` is the embedded model.
+
+    Raises BadInput for what is none of them, OSError for what cannot be read.
+    """
+    path = path if path.exists() else find_model(str(path))
     identity = _identity(path)
     if path.is_dir():
         parts = sorted(path.glob("*.safetensors"))

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsys.compress.bit_codes import read_numbers, unzigzag, write_numbers, zigzag
-from llmsys.compress.compiled import compiled
 from llmsys.compress.errors import BadBitstream
 from llmsys.compress.frequency_tables import MIDDLE, read_mirrored
 from llmsys.compress.number_formats import F32, Words, to_words
 from llmsys.compress.rans import Grid, decode, slot_tables
 from llmsys.compress.records import Chunk, TensorEntry
 from llmsys.compress.trellis import ESCAPE, MACHINES, Machine
+from llmsys.gpu.compiled import compiled
 
 __all__ = ["CHUNK_HEAD", "CLASSES", "POINTS", "STRANGE", "Shared", "decode_tq", "reconstruct", "write_shared"]
 

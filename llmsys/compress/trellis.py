@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.compress.compiled import compiled
 from llmsys.compress.rans import Grid
+from llmsys.gpu.compiled import compiled
 
 __all__ = ["EIGHT", "ESCAPE", "FOUR", "MACHINES", "SCALAR", "Machine", "Quantised", "quantise", "quantise_reference"]
 

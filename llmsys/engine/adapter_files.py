@@ -16,25 +16,15 @@ import torch
 from torch import Tensor
 
 from llmsys.engine.errors import AdapterError
-from llmsys.engine.lora import GROUPS, group_widths
+from llmsys.engine.lora import GROUPS, Factor, group_widths
 from llmsys.engine.model import ModelConfig
 
-__all__ = ["AdapterFile", "Factor", "read_adapter"]
+__all__ = ["AdapterFile", "read_adapter"]
 
 TARGETS = tuple(target for targets in GROUPS.values() for target in targets)
 _NAME = re.compile(
     r"^base_model\.model\.model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+_proj)\.lora_(A|B)(?:\.default)?\.weight$"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Factor:
-    """One adapted projection: a [r, in] and b [out, r], the scale folded into b."""
-
-    layer: int
-    target: str
-    a: Tensor
-    b: Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,19 +5,50 @@ within a number of slots and one budget of memory. Registering a name again make
 end on the old one. Knows nothing of requests.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from llmsys.engine.adapter_files import AdapterFile, read_adapter
 from llmsys.engine.errors import AdapterBusy, AdapterError
-from llmsys.engine.lora import LONG_ROWS, AdapterWeights, LoraStep, segments_of
-from llmsys.engine.model import ModelConfig
+from llmsys.engine.lora import Factor, HostAdapters, Segment, segments_of
+from llmsys.engine.model import LowRank, ModelConfig
 
-__all__ = ["AdapterPool"]
+__all__ = ["AdapterMemory", "AdapterPool"]
 
 MEMORY_BYTES = 2 << 30
+Reader = Callable[[Path], AdapterFile]
+
+
+class _Held(Protocol):
+    """A resident adapter."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+
+
+H = TypeVar("H", bound=_Held)
+
+
+class AdapterMemory(Protocol[H]):
+    """Where resident adapters stand: `HostAdapters` on a CPU, `DeviceAdapters` on a GPU."""
+
+    def bytes_of(self, rank: int) -> int:
+        """Memory that an adapter of this rank takes."""
+
+    def place(self, rank: int, factors: Iterable[Factor]) -> H:
+        """Copy an adapter's factors in."""
+
+    def drop(self, held: H) -> None:
+        """Free an adapter's memory, or give it to another."""
+
+    def step(self, parts: Sequence[tuple[Segment, H]]) -> LowRank:
+        """The low-rank part of a step whose adapters' rows are these segments, in order and without gaps."""
 
 
 @dataclass(slots=True)
@@ -35,7 +66,7 @@ class _Registered:
 class _Slot:
     """What a slot holds, who uses it, and when it was last taken."""
 
-    weights: AdapterWeights
+    weights: _Held
     holder: _Registered
     references: int = 0
     last_use: int = 0
@@ -44,7 +75,7 @@ class _Slot:
 class AdapterPool:
     """Adapters by name, slots by number; at most `slots` adapters of `memory_bytes` in all are resident.
 
-    long_rows: as `LoraStep` says.
+    memory: where they stand, a CPU's memory if left out.
     """
 
     def __init__(
@@ -55,24 +86,27 @@ class AdapterPool:
         rank_max: int,
         dtype: torch.dtype,
         memory_bytes: int = MEMORY_BYTES,
-        long_rows: int = LONG_ROWS,
+        memory: AdapterMemory[Any] | None = None,
     ) -> None:
         self._config = config
         self._limit = slots
-        self._rank_max = rank_max
-        self._dtype = dtype
+        self._memory: AdapterMemory[Any] = memory or HostAdapters(config, dtype=dtype)
         self._memory_bytes = memory_bytes
-        self._long_rows = long_rows
         self._registered: dict[str, _Registered] = {}
         self._slots: dict[int, _Slot] = {}
+        self._reader: Reader = partial(read_adapter, config=config, rank_max=rank_max)
         self._clock = 0
         self._generations = 0
-        self._last: tuple[list[int], LoraStep | None] = ([], None)
+        self._last: tuple[list[int], LowRank | None] = ([], None)
 
     def register(self, name: str, path: str | Path) -> None:
         """Make a directory known under a name; nothing is read yet. A known name becomes a new generation."""
         self._generations += 1
         self._registered[name] = _Registered(Path(path), self._generations)
+
+    def read_through(self, reader: Reader) -> None:
+        """Read adapters with `reader(path)` from now on, which returns or raises what `read_adapter` would."""
+        self._reader = reader
 
     def unregister(self, name: str) -> None:
         """Forget a name; sequences under way end on it."""
@@ -116,7 +150,7 @@ class AdapterPool:
 
     def resident(self) -> tuple[str, ...]:
         """Names that hold a slot now, sorted."""
-        return tuple(sorted(name for name, entry in self._registered.items() if entry.slot is not None))
+        return tuple(sorted(name for name, entry in list(self._registered.items()) if entry.slot is not None))
 
     def resident_bytes(self) -> int:
         """Memory of all resident adapters, those of forgotten names included."""
@@ -126,14 +160,14 @@ class AdapterPool:
         """References held in all; 0 when no sequence uses an adapter."""
         return sum(slot.references for slot in self._slots.values())
 
-    def step(self, slots: list[int]) -> LoraStep | None:
+    def step(self, slots: list[int]) -> LowRank | None:
         """The low-rank part of a step whose rows have these slots, in `row_order`; None if all are base rows.
 
         Decoding asks for the same rows again and again: the last answer is kept.
         """
         if self._last[0] != slots:
             parts = [(segment, self._slots[segment.slot].weights) for segment in segments_of(slots)]
-            self._last = (slots, LoraStep(self._config, parts, long_rows=self._long_rows) if parts else None)
+            self._last = (slots, self._memory.step(parts) if parts else None)
         return self._last[1]
 
     def row_order(self, slot: int) -> int:
@@ -147,7 +181,7 @@ class AdapterPool:
 
     def _read(self, registered: _Registered) -> AdapterFile:
         """The adapter's checked contents, which must be what they were when it was first read."""
-        file = read_adapter(registered.path, self._config, rank_max=self._rank_max)
+        file = self._reader(registered.path)
         if registered.digest not in (b"", file.digest):
             raise AdapterError(f"{registered.path}: changed after it was registered; register it again")
         registered.digest, registered.rank = file.digest, file.rank
@@ -156,15 +190,14 @@ class AdapterPool:
     def _place(self, registered: _Registered) -> int:
         """Load an adapter into a slot of its own; idle ones go until it fits."""
         file = self._read(registered)
-        weights = AdapterWeights(self._config, rank=file.rank, dtype=self._dtype)
-        if weights.bytes > self._memory_bytes:
+        needed = self._memory.bytes_of(file.rank)
+        if needed > self._memory_bytes:
             raise AdapterError(
-                f"{registered.path}: takes {weights.bytes} bytes; expected at most {self._memory_bytes}, the budget"
+                f"{registered.path}: takes {needed} bytes; expected at most {self._memory_bytes}, the budget"
             )
-        while len(self._slots) >= self._limit or self.resident_bytes() + weights.bytes > self._memory_bytes:
+        while len(self._slots) >= self._limit or self.resident_bytes() + needed > self._memory_bytes:
             self._evict()
-        for factor in file.factors:
-            weights.put(factor.layer, factor.target, factor.a, factor.b)
+        weights = self._memory.place(file.rank, file.factors)
         number = next(number for number in range(self._limit) if number not in self._slots)
         self._slots[number] = _Slot(weights, holder=registered)
         self._last = ([], None)
@@ -177,4 +210,7 @@ class AdapterPool:
             held = f"{len(self._slots)} of {self._limit} adapter slots and {self.resident_bytes()} bytes"
             raise AdapterBusy(f"all of {held} are in use; one has to finish first")
         number = min(idle, key=lambda number: self._slots[number].last_use)
-        self._slots.pop(number).holder.slot = None
+        slot = self._slots.pop(number)
+        slot.holder.slot = None
+        self._last = ([], None)
+        self._memory.drop(slot.weights)

@@ -4,14 +4,16 @@ Knows nothing about requests; everything heavy is imported when it is needed.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.errors import RequestError
-from llmsys.errors import Unavailable
 
 if TYPE_CHECKING:
-    from llmsys.engine.adapter_pool import AdapterPool
+    import torch
+
+    from llmsys.engine.adapter_pool import AdapterMemory, AdapterPool
+    from llmsys.engine.model import Decoder
     from llmsys.engine.runner import Runner
     from llmsys.engine.tokens import Tokenizer
 
@@ -36,50 +38,84 @@ class EngineParts:
 
 
 def assemble(model: str, config: EngineConfig) -> EngineParts:
-    """Load the model and size its caches; raises ModelError, Unavailable, or RequestError for what is not offered."""
+    """Load the model and size its caches; raises ModelError, Unavailable, or RequestError for what is not offered.
+
+    device "auto" is the CPU: the path of a GPU must be named, because no one has run it yet.
+    """
     from llmsys.engine.adapter_pool import AdapterPool
     from llmsys.engine.loader import load_model
-    from llmsys.engine.lora import LONG_ROWS
     from llmsys.engine.model_cache import ModelCache
-    from llmsys.engine.runner import Runner
     from llmsys.gpu import choose_device, choose_dtype
 
     device = choose_device("cpu" if config.device == "auto" else config.device)
-    if device.type != "cpu":
-        raise Unavailable(f"the engine has no path for {device} yet", "give device cpu or auto")
-    cache = ModelCache.of_user(limit_bytes=config.cache_bytes) if config.cache_bytes else None
     fixed = config.batch_invariant
+    if fixed and device.type != "cpu":
+        raise RequestError(f"batch_invariant is not offered on {device}; expected device cpu")
+    cache = ModelCache.of_user(limit_bytes=config.cache_bytes) if config.cache_bytes else None
     dtype = choose_dtype(config.dtype, device)
-    loaded = load_model(
-        model, device=device, dtype=dtype, cache=cache, four_bit=config.quant == "auto" and not fixed, tiled=fixed
-    )
-    max_len = min(config.max_len or ROW_TOKENS, loaded.config.max_len)
+    four_bit = config.quant == "auto" and not fixed and device.type == "cpu"
+    loaded = load_model(model, device=device, dtype=dtype, cache=cache, four_bit=four_bit, tiled=fixed)
     adapters = AdapterPool(
         loaded.config,
         slots=config.lora_slots,
         rank_max=config.lora_rank_max,
         dtype=loaded.decoder.dtype,
         memory_bytes=config.lora_cpu_bytes,
-        long_rows=1 << 62 if fixed else LONG_ROWS,
+        memory=_adapter_memory(loaded.decoder, fixed),
     )
     token_bytes = 2 * loaded.config.layers * loaded.config.kv_width * loaded.decoder.dtype.itemsize
+    blocks = _blocks(config, token_bytes, device)
     return EngineParts(
-        runner=Runner(loaded.decoder, adapters, rows=config.kv_rows, max_len=max_len, token_by_token=fixed),
+        runner=_runner(loaded.decoder, adapters, config, blocks),
         tokenizer=loaded.tokenizer,
         adapters=adapters,
-        blocks=_blocks(config, token_bytes),
+        blocks=blocks,
         token_bytes=token_bytes,
         digest=loaded.digest,
         device_type=device.type,
-        shared_blocks=False,
+        shared_blocks=device.type != "cpu",
     )
 
 
-def _blocks(config: EngineConfig, token_bytes: int) -> int:
-    """Blocks of keys and values that the budget holds: kv_memory_bytes, or a quarter of the free memory."""
-    from llmsys.gpu import host_memory
+def _adapter_memory(decoder: "Decoder", fixed: bool) -> "AdapterMemory[Any]":
+    from llmsys.engine.lora import LONG_ROWS, HostAdapters
 
-    budget = config.kv_memory_bytes or host_memory().free_bytes // 4
+    if decoder.device.type == "cpu":
+        return HostAdapters(decoder.config, dtype=decoder.dtype, long_rows=1 << 62 if fixed else LONG_ROWS)
+    from llmsys.engine.device_lora import DeviceAdapters
+
+    return DeviceAdapters(decoder.config, dtype=decoder.dtype, device=decoder.device)
+
+
+def _runner(decoder: "Decoder", adapters: "AdapterPool", config: EngineConfig, blocks: int) -> "Runner":
+    """Rows on a CPU; on a GPU pages, and a spare one for each sequence that writes behind a shared prefix."""
+    from llmsys.engine.runner import Runner
+
+    shape = decoder.config
+    max_len = min(config.max_len or ROW_TOKENS, shape.max_len)
+    if decoder.device.type == "cpu":
+        rows, fixed = config.kv_rows, config.batch_invariant
+        return Runner.on_rows(decoder, adapters, rows=rows, max_len=max_len, token_by_token=fixed)
+    from llmsys.engine.paged_cache import PagedCache
+    from llmsys.engine.paged_store import PagedKV
+
+    store = PagedKV(
+        layers=shape.layers,
+        pages=blocks + config.kv_rows,
+        kv_heads=shape.kv_heads,
+        page_tokens=config.block_tokens,
+        head_dim=shape.head_dim,
+        dtype=decoder.dtype,
+        device=decoder.device,
+    )
+    return Runner(decoder, adapters, PagedCache(store), max_len=max_len)
+
+
+def _blocks(config: EngineConfig, token_bytes: int, device: "torch.device") -> int:
+    """Blocks of keys and values that the budget holds: kv_memory_bytes, or a quarter of the device's free memory."""
+    from llmsys.gpu import device_memory
+
+    budget = config.kv_memory_bytes or device_memory(device).free_bytes // 4
     blocks = budget // (config.block_tokens * token_bytes)
     if blocks < 1:
         raise RequestError(f"kv_memory_bytes is {budget}; expected {config.block_tokens * token_bytes} or more")

@@ -3,17 +3,18 @@
 Knows nothing of requests.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmsys.engine.kv_store import RowKV
+from llmsys.engine.kv_store import RowKV, Span
 from llmsys.engine.ops import DecodeRows, Ops
 from llmsys.engine.rope import RotaryTable
 
-__all__ = ["AttentionPlan", "PromptChunk", "StepAttention"]
+__all__ = ["AttentionPlan", "PromptChunk", "RowCache", "StepAttention", "attend_prompt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,47 @@ class AttentionPlan:
 
     chunks: tuple[PromptChunk, ...]
     waves: tuple[DecodeRows, ...]
+
+
+class RowCache:
+    """Keys and values in rows, and how a step attends to them: the `KVStore` of a CPU.
+
+    token_by_token: prompts attend as decoding does, one token after the other, so that a token's result does not depend
+    on how its prompt was cut.
+    """
+
+    def __init__(self, store: RowKV, *, token_by_token: bool = False) -> None:
+        self._store = store
+        self._token_by_token = token_by_token
+
+    def order(self, sequence_id: int) -> int:
+        """As the protocol says: by row, so that memory is read in its order."""
+        return self._store.row(sequence_id)
+
+    def release(self, sequence_id: int) -> None:
+        """As the protocol says."""
+        self._store.release(sequence_id)
+
+    def copy_prefix(self, source_id: int, target_id: int, tokens: int) -> None:
+        """As the protocol says."""
+        self._store.copy_prefix(source_id, target_id, tokens)
+
+    def attend(self, spans: Sequence[Span], table: RotaryTable, ops: Ops) -> "StepAttention":
+        """As the protocol says."""
+        return StepAttention(self._plan(spans), self._store, table, ops)
+
+    def _plan(self, spans: Iterable[Span]) -> AttentionPlan:
+        chunks, waves = [], dict[int, list[tuple[int, int, int]]]()
+        for span in spans:
+            row = self._store.row(span.sequence_id)
+            self._store.filled(span.sequence_id, span.end)
+            if self._token_by_token or span.decodes:
+                for i in range(span.count):
+                    waves.setdefault(i, []).append((span.first + i, row, span.start + i + 1))
+            else:
+                chunks.append(PromptChunk(row, span.first, span.start, span.count))
+        decodes = tuple(DecodeRows.of(*zip(*wave, strict=True)) for wave in waves.values())
+        return AttentionPlan(tuple(chunks), decodes)
 
 
 class StepAttention:
@@ -59,22 +101,29 @@ class StepAttention:
             rotated = self._table.rotate(qk[here], *angles)
             keys[chunk.row, :, span] = rotated[:, heads:].transpose(0, 1)
             values[chunk.row, :, span] = v[here].transpose(0, 1)
-            mixed[here] = _prompt(chunk, keys, values, rotated[:, :heads])
+            end = chunk.start + chunk.count
+            own = keys[chunk.row, :, :end], values[chunk.row, :, :end]
+            mixed[here] = attend_prompt(rotated[:, :heads], *own, start=chunk.start)
         for wave in self._plan.waves:
             self._ops.decode(wave, qk, v, self._table, cache, mixed)
         return mixed
 
 
-def _prompt(chunk: PromptChunk, keys: Tensor, values: Tensor, q: Tensor) -> Tensor:
-    """Attention of one prompt chunk to its own prefix: q [count, heads, D] to [count, heads * D]."""
-    end = chunk.start + chunk.count
-    group = q.shape[1] // keys.shape[1]
-    own_keys = keys[chunk.row, :, :end].repeat_interleave(group, dim=0)
-    own_values = values[chunk.row, :, :end].repeat_interleave(group, dim=0)
+def attend_prompt(q: Tensor, keys: Tensor, values: Tensor, *, start: int) -> Tensor:
+    """Attention of a prompt's tokens start..end to the tokens before them and to themselves.
+
+    Shapes: q [end - start, heads, D] rotated, keys and values [kv_heads, end, D]; returns [end - start, heads * D].
+    """
+    count, end = q.shape[0], keys.shape[1]
+    group = q.shape[1] // keys.shape[0]
     mask = None
-    if chunk.start > 0:
-        mask = torch.ones(chunk.count, end, dtype=torch.bool).tril_(diagonal=chunk.start)
+    if start > 0:
+        mask = torch.ones(count, end, dtype=torch.bool, device=q.device).tril_(diagonal=start)
     out = F.scaled_dot_product_attention(
-        q.transpose(0, 1)[None], own_keys[None], own_values[None], attn_mask=mask, is_causal=mask is None
+        q.transpose(0, 1)[None],
+        keys.repeat_interleave(group, dim=0)[None],
+        values.repeat_interleave(group, dim=0)[None],
+        attn_mask=mask,
+        is_causal=mask is None,
     )
-    return out[0].transpose(0, 1).reshape(chunk.count, -1)
+    return out[0].transpose(0, 1).reshape(count, -1)

@@ -59,6 +59,7 @@ class Collector:
             tuple(draft.logprobs),
             tuple(draft.top_logprobs),
             event.error,
+            event.prompt_logprobs,
         )
         self._done.setdefault(event.request_id, {})[event.index] = completion
         return completion

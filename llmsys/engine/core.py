@@ -20,6 +20,7 @@ from llmsys.engine.intake import Intake
 from llmsys.engine.journal import Journal
 from llmsys.engine.outputs import Completion, EngineEvent, EngineStats
 from llmsys.engine.parts import Adapters, Executor, TextCodec
+from llmsys.engine.prompt_scores import score_prompts
 from llmsys.engine.sampler import sample
 from llmsys.engine.scheduler import Limits, Scheduler
 from llmsys.engine.sequence import Request, SamplingParams, Sequence, State, TokenEvent
@@ -148,7 +149,8 @@ class Engine:
             raise RequestError(f"{len(suffixes)} suffixes for {n} forks", request_id=request_id)
         self._check_queue(n)
         sequence = record.streams[0].sequence
-        origin = replace(record.request, sampling=replace(sampling or record.request.sampling, n=1), id="")
+        params = self._intake.check_continuation(sampling or record.request.sampling)
+        origin = replace(record.request, sampling=params, id="")
         prompt, source = tuple(sequence.token_ids), (sequence.id, len(sequence.token_ids))
         return [self._add(replace(origin, prompt=(*prompt, *tail)), source) for tail in suffixes or [()] * n]
 
@@ -164,7 +166,7 @@ class Engine:
             raise RequestError("only a parked or finished request can be extended", request_id=request_id)
         added = self._intake.tokens(token_ids)
         self._intake.check_length(len(sequence.token_ids) + len(added))
-        params = replace(sampling or record.request.sampling, n=1)
+        params = self._intake.check_continuation(sampling or record.request.sampling)
         if sequence.state is State.PARKED:
             sequence.request = record.request = replace(record.request, sampling=params)
         else:
@@ -201,7 +203,8 @@ class Engine:
         if logits is not None:
             self._scheduler.advance(turn.plan)
             sampling = [chunk.sequence for chunk in turn.chunks if chunk.samples]
-            choices = sample(logits, sampling, self.tokenizer.eos_ids) if sampling else []
+            rows = score_prompts(logits, turn.chunks)
+            choices = sample(rows, sampling, self.tokenizer.eos_ids) if sampling else []
             produced += [self._stream(s).accept(choice) for s, choice in zip(sampling, choices, strict=True)]
         for event in produced:
             if event.token_id >= 0:

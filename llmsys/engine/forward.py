@@ -19,7 +19,7 @@ _ALLOCATION_FAILURES = ("can't allocate memory", "not enough memory", "out of me
 
 
 def run_forward(runner: Executor, scheduler: Scheduler, now_s: float) -> tuple[Turn, Tensor | None]:
-    """Return the step's decisions and the logits [chunks that sample, vocab], None if nothing was computed."""
+    """Return the step's decisions and the logits [sum of chunk.rows, vocab], None if nothing was computed."""
     turn = scheduler.plan(now_s)
     while turn.chunks:
         try:

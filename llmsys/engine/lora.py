@@ -23,7 +23,17 @@ from llmsys.engine.model import ModelConfig
 if TYPE_CHECKING:
     from llmsys.engine.team import TeamLoop
 
-__all__ = ["GROUPS", "LONG_ROWS", "AdapterWeights", "LoraStep", "Segment", "group_widths", "segments_of"]
+__all__ = [
+    "GROUPS",
+    "LONG_ROWS",
+    "AdapterWeights",
+    "Factor",
+    "HostAdapters",
+    "LoraStep",
+    "Segment",
+    "group_widths",
+    "segments_of",
+]
 
 GROUPS = {
     "qkv": ("q_proj", "k_proj", "v_proj"),
@@ -44,6 +54,16 @@ def group_widths(config: ModelConfig) -> dict[str, tuple[int, tuple[int, ...]]]:
         "gate_up": (config.hidden, (config.mlp, config.mlp)),
         "down": (config.mlp, (config.hidden,)),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """One adapted projection: a [r, in] and b [out, r], the scale folded into b."""
+
+    layer: int
+    target: str
+    a: Tensor
+    b: Tensor
 
 
 class AdapterWeights:
@@ -91,6 +111,34 @@ class AdapterWeights:
         memory = self._memory[group]
         starts = memory.data_ptr() + np.arange(len(memory)) * memory[0].nbytes
         return starts, np.full(len(memory), self.rank), self.present[group]
+
+
+class HostAdapters:
+    """Each adapter in memory of its own: the `AdapterMemory` of a CPU. long_rows: as `LoraStep` says."""
+
+    def __init__(self, config: ModelConfig, *, dtype: torch.dtype, long_rows: int = LONG_ROWS) -> None:
+        self._config = config
+        self._dtype = dtype
+        self._long_rows = long_rows
+
+    def bytes_of(self, rank: int) -> int:
+        """As the protocol says."""
+        numbers = sum(len(outs) * width + sum(outs) for width, outs in group_widths(self._config).values())
+        return rank * numbers * self._config.layers * self._dtype.itemsize
+
+    def place(self, rank: int, factors: Iterable[Factor]) -> AdapterWeights:
+        """As the protocol says."""
+        weights = AdapterWeights(self._config, rank=rank, dtype=self._dtype)
+        for factor in factors:
+            weights.put(factor.layer, factor.target, factor.a, factor.b)
+        return weights
+
+    def drop(self, held: AdapterWeights) -> None:
+        """As the protocol says: the last reference frees it."""
+
+    def step(self, parts: Sequence[tuple["Segment", AdapterWeights]]) -> "LoraStep":
+        """As the protocol says."""
+        return LoraStep(self._config, parts, long_rows=self._long_rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from llmsys.engine.block_manager import BlockCounts
-from llmsys.engine.sequence import Finish
+from llmsys.engine.sequence import Finish, Scored
 
 __all__ = ["Completion", "EngineEvent", "EngineStats", "EventKind"]
 
@@ -20,7 +20,8 @@ class Completion:
     """One finished choice of one request.
 
     token_ids include a token that ended the answer, text does not. prompt_tokens were given, cached_tokens of them were
-    not computed again. logprobs and top_logprobs have one entry per token if the request asked for them, else none.
+    not computed again. logprobs and top_logprobs have one entry per token if the request asked for them, else none;
+    prompt_logprobs one per token of the prompt from the second on, with the first of the choices.
     """
 
     request_id: int
@@ -33,6 +34,7 @@ class Completion:
     logprobs: tuple[float, ...] = ()
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
     error: str | None = None
+    prompt_logprobs: tuple[Scored, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class Executor(PrefixStore, Protocol):
         """Longest sequence, prompt and output together."""
 
     def execute(self, plan: Plan) -> "Tensor":
-        """Return float32 [chunks that sample, vocab_size] in plan order; the caller may change it."""
+        """Return float32 [sum of chunk.rows, vocab_size] in plan order; the caller may change it."""
 
 
 class AdapterSlots(Protocol):

@@ -236,7 +236,8 @@ class Scheduler:
                 sequence.error = str(error)
                 turn.failed.append(sequence)
                 return False
-        sequence.root = prefix_root(self._model, digest, request.cache_salt)
+        own = f"\0{sequence.id}" if sequence.scores_prompt else ""
+        sequence.root = prefix_root(self._model, digest, request.cache_salt + own)
         return True
 
     def _reserve(self, sequence: Sequence) -> bool:
@@ -266,7 +267,8 @@ class Scheduler:
         if turn.left < 1 or (count > turn.left and turn.prefills):
             return
         start = sequence.computed_tokens
-        turn.chunks.append(Chunk(sequence, start, count, samples=count == pending))
+        scores = sequence.scores_prompt and start < sequence.prompt_tokens
+        turn.chunks.append(Chunk(sequence, start, count, samples=count == pending, scores=scores))
         turn.left -= count
         turn.prefills += pending > 1
 

@@ -26,6 +26,7 @@ __all__ = [
     "Plan",
     "Request",
     "SamplingParams",
+    "Scored",
     "Sequence",
     "State",
     "TokenEvent",
@@ -33,6 +34,8 @@ __all__ = [
 
 Finish: TypeAlias = Literal["stop", "length", "cancelled", "error"]
 Message: TypeAlias = Mapping[str, str]
+Scored: TypeAlias = tuple[float, tuple[tuple[int, float], ...]]
+"""A token's log-probability, and the likeliest tokens with theirs."""
 LogitsProcessor: TypeAlias = "Callable[[Items[int], Tensor], None] | None"
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -48,6 +51,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, (1 << 64) - 1),
     "n": (1, 128),
     "logprobs": (0, 20),
+    "prompt_logprobs": (0, 20),
 }
 _STOP_STRINGS = 16
 _BIAS = 100.0
@@ -59,7 +63,8 @@ class SamplingParams:
 
     Order of transforms: repetition, presence and frequency penalty, logit_bias, allowed_token_ids, logits_processor,
     temperature (0 is greedy), top_k (0 is off), top_p, min_p. `logprobs` is the number of alternatives reported beside
-    the chosen token (None: nothing is reported) of the model's own distribution, before any transform.
+    the chosen token (None: nothing is reported) of the model's own distribution, before any transform;
+    `prompt_logprobs` the same for the prompt's tokens from the second on, which takes no part of it from the cache.
     `logits_processor(ids, logits)` changes the row `logits` [vocab] in place, given prompt and output so far.
     """
 
@@ -80,6 +85,7 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     allowed_token_ids: Items[int] | None = None
     logits_processor: LogitsProcessor = field(default=None, compare=False)
 
@@ -146,6 +152,7 @@ class Sequence:
     computed_tokens: keys and values exist for that many. adapter_slot: -1 is the base model. index: which of the
     request's n choices. source: (sequence id, tokens) it was forked from, whose keys and values it may copy. root:
     start of its prefix hashes. uncharged_tokens: input that the policy has not been told of. admitted: has run before.
+    prompt_scores: of the prompt's tokens from the second on, as far as they are computed, if they are asked for.
     """
 
     id: int
@@ -166,11 +173,17 @@ class Sequence:
     cached_tokens: int = 0
     finish: Finish | None = None
     error: str | None = None
+    prompt_scores: list[Scored] = field(default_factory=list)
 
     @property
     def output_tokens(self) -> int:
         """Tokens generated since the prompt, or since the last extension."""
         return len(self.token_ids) - self.prompt_tokens
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's log-probabilities are asked for; the first of n choices has them for all."""
+        return self.request.sampling.prompt_logprobs is not None and self.index == 0
 
     @property
     def final_tokens(self) -> int:
@@ -187,13 +200,19 @@ class Sequence:
 class Chunk:
     """Tokens start .. start+count of a sequence, to be computed in this step.
 
-    samples: whether the logits of the chunk's last token are wanted.
+    samples: whether the logits of the chunk's last token are wanted. scores: whether those of all its tokens are.
     """
 
     sequence: Sequence
     start: int
     count: int
     samples: bool
+    scores: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of logits that are wanted: of all tokens, of the last, or none."""
+        return self.count if self.scores else int(self.samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +233,7 @@ class TokenEvent:
 
     token_id is -1 where the event carries an end without a token (cancelled, error). `text` may be empty while a
     character or a possible stop string is incomplete. top_logprobs: (token, log-probability), most likely first.
-    prompt_tokens and cached_tokens (of the prompt, not computed again) come with the end.
+    prompt_tokens and cached_tokens (of the prompt, not computed again) come with the end, and so do prompt_logprobs.
     """
 
     request_id: int
@@ -227,3 +246,4 @@ class TokenEvent:
     error: str | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    prompt_logprobs: tuple[Scored, ...] = ()

@@ -54,6 +54,7 @@ class Stream:
             sampled.error,
             sequence.request.prompt_tokens if finish else 0,
             sequence.cached_tokens if finish else 0,
+            tuple(sequence.prompt_scores) if finish else (),
         )
 
     def _is_full(self) -> bool:

@@ -9,7 +9,7 @@ import ctypes
 import os
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import llvmlite.binding
 import numba
@@ -18,6 +18,8 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from llmsys.gpu.compiled import compile_loop
 
 __all__ = ["TeamLoop", "compiled", "pointer", "prefetch", "team_size", "thread_number"]
 
@@ -29,8 +31,7 @@ ASSUMPTIONS = {"reassoc", "contract", "arcp", "nsz"}
 
 def compiled(function: F) -> F:
     """A loop without the GIL or bounds checks, compiled at its first call and kept on disk."""
-    options: dict[str, Any] = {"fastmath": ASSUMPTIONS, "error_model": "numpy", "boundscheck": False}
-    return cast(F, numba.njit(cache=True, nogil=True, **options)(function))
+    return compile_loop(function, fastmath=ASSUMPTIONS, error_model="numpy", boundscheck=False)
 
 
 @cache

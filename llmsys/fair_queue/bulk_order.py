@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.fair_queue.compiled import compiled
 from llmsys.fair_queue.request_lines import RequestLines
 from llmsys.fair_queue.sim.queues import WAITING, Queues, least_queue, new_queues, pop_head, push
+from llmsys.gpu.compiled import compiled
 
 __all__ = ["BulkOrder"]
 

@@ -5,17 +5,35 @@ The reading and the checks are the engine's, so that what passes here loads ther
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmsys.engine.adapter_files import AdapterFile, read_adapter
 from llmsys.engine.errors import AdapterError
+from llmsys.engine.lora import group_widths
 from llmsys.engine.model import ModelConfig
-from llmsys.serve_lora.adapter_files import WEIGHTS_FILE, find_adapters, read_base_name, read_training_record
+from llmsys.serve_lora.adapter_files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    find_adapters,
+    read_base_name,
+    read_training_record,
+)
 
-__all__ = ["NAME_SHAPE", "RANK_MAX", "AdapterReport", "check_adapters", "check_name", "raise_first_fault"]
+__all__ = [
+    "NAME_SHAPE",
+    "RANK_MAX",
+    "AdapterReport",
+    "check_adapters",
+    "check_name",
+    "checked_reader",
+    "raise_first_fault",
+]
 
 RANK_MAX = 256
+HEADER_BYTES = 16 << 20
+CONFIG_BYTES = 1 << 20
 NAME_SHAPE = re.compile(r"[A-Za-z0-9._+-]{1,128}")
 
 
@@ -52,7 +70,8 @@ class AdapterReport:
 
 def check_adapters(directory: Path, config: ModelConfig, *, rank_max: int = RANK_MAX) -> list[AdapterReport]:
     """A report of every adapter in a directory, in order of name. Raises BadInput where there is none."""
-    return [_check(name, path, config, rank_max) for name, path in find_adapters(directory).items()]
+    read = checked_reader(config, rank_max=rank_max)
+    return [_check(name, path, read) for name, path in find_adapters(directory).items()]
 
 
 def raise_first_fault(reports: list[AdapterReport]) -> None:
@@ -68,10 +87,35 @@ def check_name(name: str) -> str | None:
     return None if NAME_SHAPE.fullmatch(name) else f"name {name!r} has other than 1 to 128 of A-Z a-z 0-9 . _ + -"
 
 
-def _check(name: str, path: Path, config: ModelConfig, rank_max: int) -> AdapterReport:
+def checked_reader(config: ModelConfig, *, rank_max: int) -> Callable[[Path], AdapterFile]:
+    """A function that reads and checks an adapter whose files are of a size that such an adapter can have.
+
+    It raises AdapterError for what does not fit.
+    """
+    widths = group_widths(config).values()
+    numbers = config.layers * rank_max * sum(width * len(outs) + sum(outs) for width, outs in widths)
+    limits = {CONFIG_FILE: CONFIG_BYTES, WEIGHTS_FILE: 8 * numbers + HEADER_BYTES}
+
+    def read(path: Path) -> AdapterFile:
+        for name, limit in limits.items():
+            if (size := _size(path / name)) > limit:
+                raise AdapterError(f"{path / name}: {size} bytes; expected at most {limit}")
+        return read_adapter(path, config, rank_max=rank_max)
+
+    return read
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _check(name: str, path: Path, read: Callable[[Path], AdapterFile]) -> AdapterReport:
     started_s = time.perf_counter()
     try:
-        file = read_adapter(path, config, rank_max=rank_max)
+        file = read(path)
         load_ms = (time.perf_counter() - started_s) * 1e3
         if fault := check_name(name):
             raise AdapterError(f"{path}: {fault}")

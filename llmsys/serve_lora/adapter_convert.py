@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from llmsys.artifacts import replace_path
-from llmsys.engine.adapter_files import AdapterFile, Factor, read_adapter
+from llmsys.engine.adapter_files import AdapterFile, read_adapter
+from llmsys.engine.lora import Factor
 from llmsys.engine.model import ModelConfig
 from llmsys.errors import BadInput, UsageFault
 from llmsys.serve_lora.adapter_check import RANK_MAX

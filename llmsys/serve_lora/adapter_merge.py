@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from llmsys.engine.adapter_files import AdapterFile, read_adapter
-from llmsys.engine.loader import find_model, read_config
+from llmsys.engine.loader import read_config
+from llmsys.gpu import find_model
 from llmsys.serve_lora.adapter_check import RANK_MAX
 from llmsys.serve_lora.adapter_files import new_directory
 from llmsys.serve_lora.reference_model import load_reference

@@ -13,8 +13,12 @@ from llmsys.artifacts import BatchRequest, BatchResult, Event, EventLog
 from llmsys.engine.assembly import EngineParts, assemble
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
+from llmsys.engine.loader import read_config
 from llmsys.engine.policy import FirstComeFirstServed, Policy
 from llmsys.engine.sequence import Request, TokenEvent
+from llmsys.gpu import find_model
+from llmsys.serve_lora.adapter_check import checked_reader
+from llmsys.serve_lora.adapter_shelf import AdapterShelf
 from llmsys.serve_lora.batch_requests import Catalogue, engine_request
 from llmsys.serve_lora.batch_run import BatchRun, in_order
 from llmsys.serve_lora.ledger import VERSION, Ledger, Opening
@@ -26,6 +30,7 @@ from llmsys.serve_lora.step_cost import StepModel
 __all__ = ["BatchSession", "MeteredEngine", "Records", "RunSettings", "open_session"]
 
 READ_AHEAD = 16
+HOST_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,8 @@ def open_session(settings: RunSettings, records: Records) -> Iterator[BatchSessi
     """
     config = settings.engine_config()
     parts = assemble(settings.model, config)
+    reader = checked_reader(read_config(find_model(settings.model)), rank_max=config.lora_rank_max)
+    parts.adapters.read_through(AdapterShelf(reader, limit_bytes=HOST_BYTES).get)
     for name, path in settings.adapters.items():
         parts.adapters.register(name, path)
     with ExitStack() as stack:

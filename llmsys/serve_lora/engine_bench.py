@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from llmsys.engine.loader import find_model, read_config
+from llmsys.engine.loader import read_config
 from llmsys.engine.model import ModelConfig
 from llmsys.errors import Unavailable, UsageFault
-from llmsys.gpu import Ceilings, Measurement, describe, dtype_name, measure, measure_ceilings
+from llmsys.gpu import Ceilings, Measurement, describe, dtype_name, find_model, measure, measure_ceilings
 from llmsys.serve_lora.adapter_files import find_adapters
 from llmsys.serve_lora.bench_decoders import EngineDecoder, GreedyDecoder, PeftDecoder, TransformersDecoder
 from llmsys.serve_lora.prompts import TEACHING_PROMPTS
@@ -72,10 +72,8 @@ class BenchRow:
         return {name: value for name, value in asdict(self).items() if name != "doubts"}
 
 
-def bench_plan(*, engine: bool, model: str, adapters: Path | None, batch: str, peers: str) -> BenchPlan:
-    """The plan that options ask for. Raises UsageFault for nothing to measure, a bad batch size or an unknown peer."""
-    if not engine:
-        raise UsageFault("nothing to measure; give --engine")
+def bench_plan(*, model: str, adapters: Path | None, batch: str, peers: str) -> BenchPlan:
+    """The plan that options ask for. Raises UsageFault for a bad batch size or an unknown peer."""
     sizes = batch.split(",")
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise UsageFault(f"--batch {batch!r}; expected sizes of at least 1, comma-separated")

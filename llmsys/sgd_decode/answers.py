@@ -6,10 +6,10 @@ Knows nothing of how answers are made.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from llmsys.sgd_decode.backends import Message
+from llmsys.sgd_decode.backends import Delta, Message, Size
 from llmsys.sgd_decode.plan import Plan
 
-__all__ = ["Answer", "Part", "Question", "TokenCount"]
+__all__ = ["Answer", "Forecast", "Part", "Question", "TokenCount"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +38,46 @@ class Part:
     end_s: float = 0.0
     logprob: float | None = None
     fault: str = ""
+    model: Size = "large"
 
 
 @dataclass(slots=True)
 class TokenCount:
-    """Tokens of the plan and of the answer; of prompts, those computed and those a cache saved."""
+    """Tokens of the plan and of the answer; of prompts, those computed and those a cache saved.
+
+    planning: of those computed, the planner's. dropped: written, and not part of the answer: what was retried,
+    escalated or given up.
+    """
 
     plan: int = 0
     answer: int = 0
     prefill: int = 0
     prefill_saved: int = 0
+    dropped: int = 0
+    planning: int = 0
+
+    def add_prompt(self, delta: Delta) -> None:
+        """Count the prompt of a job that has ended."""
+        self.prefill += delta.prompt_tokens - delta.cached_tokens
+        self.prefill_saved += delta.cached_tokens
+
+    def add(self, other: "TokenCount") -> None:
+        """Count what another writer of the same answer took."""
+        self.plan += other.plan
+        self.answer += other.answer
+        self.prefill += other.prefill
+        self.prefill_saved += other.prefill_saved
+        self.dropped += other.dropped
+        self.planning += other.planning
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the step times of this machine say: seconds in one piece, and the least seconds of any schedule."""
+
+    ar_s: float
+    lower_bound_s: float
+    critical_path_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +98,7 @@ class Answer:
     finish: str = "stop"
     fault: str = ""
     start_s: float = 0.0
+    forecast: Forecast | None = None
 
     @property
     def missing(self) -> list[int]:

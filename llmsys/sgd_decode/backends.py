@@ -7,17 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-__all__ = ["Backend", "Delta", "End", "Job", "Message"]
+from llmsys.sgd_decode.step_time import StepTime
+
+__all__ = ["Backend", "Delta", "End", "Job", "Message", "Size"]
 
 Message = Mapping[str, str]
 End = Literal["stop", "length", "cancelled", "error"]
+Size = Literal["large", "small"]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One piece of writing: the conversation so far, limits, and the strings that end it.
 
-    grammar: "plan" where the text must be a plan of at most `max_parts` parts; "" is free text.
+    min_tokens: no end before so many. grammar: "plan" where the text must be a plan of at most `max_parts` parts, else
+    free text. model: which of two. share_prefix: whether keys and values that another job computed may be used.
+    speculate: several tokens are guessed and checked at once, where the backend can; the text's law stays the same.
     """
 
     id: str
@@ -29,6 +34,10 @@ class Job:
     grammar: Literal["", "plan"] = ""
     max_parts: int = 10
     tenant: str = "default"
+    min_tokens: int = 0
+    model: Size = "large"
+    share_prefix: bool = True
+    speculate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,7 @@ class Delta:
     """What a job wrote: `tokens` new tokens as `text` at `t_s`, and its end.
 
     prompt_tokens and cached_tokens (of the prompt, not computed again) come with the end; logprob is the mean of the
-    new tokens' log-probabilities where the backend knows it.
+    new tokens' log-probabilities where the backend knows it. refused: the job can never run as it stands.
     """
 
     job: str
@@ -48,6 +57,7 @@ class Delta:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     logprob: float | None = None
+    refused: bool = False
 
 
 class Backend(Protocol):
@@ -70,8 +80,16 @@ class Backend(Protocol):
         """End a job without another word of it; one that has ended is left alone."""
         ...
 
-    def wait(self) -> list[Delta]:
-        """Block until running jobs wrote something or ended; empty only when none runs."""
+    def wait(self, timeout_s: float | None = None) -> list[Delta]:
+        """Block until running jobs wrote something or ended; empty when none runs, or when the time is over."""
+        ...
+
+    def next_s(self) -> float:
+        """When there will be something to take, on this clock: virtual time knows, wall time says 0."""
+        ...
+
+    def step_time(self) -> StepTime | None:
+        """How long a step takes by its width, where that is known or can be measured here."""
         ...
 
     def close(self) -> None:

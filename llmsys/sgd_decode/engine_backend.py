@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from llmsys.engine import Engine, EngineConfig, EngineError, Request, SamplingParams
 from llmsys.engine.tokens import Tokenizer
 from llmsys.sgd_decode.backends import Delta, Job
+from llmsys.sgd_decode.calibration import known_step_time, machine_key, measure_step_time
 from llmsys.sgd_decode.plan_grammar import PlanGrammar
+from llmsys.sgd_decode.step_time import StepTime
 
 __all__ = ["EngineBackend"]
 
 BATCH_TOKENS = 1024
+PLAN_PENALTY = 1.2
+"""Repetition penalty of a plan under grammar: a model of 135M writes one title ten times without it."""
 
 
 @dataclass(slots=True)
@@ -26,9 +30,11 @@ class _Running:
 class EngineBackend:
     """An engine and the jobs in it. `slots` bounds what runs at once."""
 
-    def __init__(self, engine: Engine, *, slots: int, grammar: bool = True) -> None:
+    def __init__(self, engine: Engine, *, slots: int, grammar: bool = True, name: str = "") -> None:
+        """name: tells this model on this device from others, for step times that are kept; "" keeps none."""
         self.slots = slots
         self._engine = engine
+        self._key = machine_key(name) if name else ""
         tokenizer = engine.tokenizer
         self._grammar: PlanGrammar | None = None
         if grammar and isinstance(tokenizer, Tokenizer):
@@ -39,13 +45,31 @@ class EngineBackend:
 
     @classmethod
     def load(
-        cls, model: str, *, slots: int, grammar: bool = True, device: str = "auto", dtype: str = "auto", seed: int = 0
+        cls,
+        model: str,
+        *,
+        slots: int,
+        grammar: bool = True,
+        device: str = "auto",
+        dtype: str = "auto",
+        seed: int = 0,
+        deterministic: bool = False,
     ) -> "EngineBackend":
-        """Load a model directory, a GGUF file or "smollm2". Raises as `Engine.load` does."""
+        """Load a model directory, a GGUF file or "smollm2". Raises as `Engine.load` does.
+
+        deterministic: a text has the same tokens whatever is written beside it and whatever a cache held; slower.
+        """
         config = EngineConfig(
-            device=device, dtype=dtype, max_sequences=slots, max_batch_tokens=BATCH_TOKENS, seed=seed, spare_rows=64
+            device=device,
+            dtype=dtype,
+            max_sequences=slots,
+            max_batch_tokens=BATCH_TOKENS,
+            seed=seed,
+            spare_rows=64,
+            batch_invariant=deterministic,
         )
-        return cls(Engine.load(model, config=config), slots=slots, grammar=grammar)
+        name = f"{model} {device} {dtype} {deterministic}"
+        return cls(Engine.load(model, config=config), slots=slots, grammar=grammar, name=name)
 
     @property
     def engine(self) -> Engine:
@@ -61,7 +85,7 @@ class EngineBackend:
         try:
             number = self._engine.add(self._request(job))
         except EngineError as error:
-            self._refused.append(Delta(job.id, "", 0, self.now_s(), "error", str(error)))
+            self._refused.append(Delta(job.id, "", 0, self.now_s(), "error", str(error), refused=True))
         else:
             self._jobs[number] = _Running(job, number)
 
@@ -72,8 +96,18 @@ class EngineBackend:
                 self._engine.cancel(number)
                 del self._jobs[number]
 
-    def wait(self) -> list[Delta]:
-        """One step of the engine, or those that brought nothing until one brings something."""
+    def step_time(self) -> StepTime | None:
+        """Measured once per machine, between jobs; takes about two seconds."""
+        if self._jobs:
+            return None
+        return known_step_time(self._key, lambda: measure_step_time(self._engine))
+
+    def next_s(self) -> float:
+        """Now: a step can always be taken."""
+        return 0.0
+
+    def wait(self, timeout_s: float | None = None) -> list[Delta]:
+        """One step of the engine, or those that brought nothing until one brings something; steps are not cut short."""
         deltas, self._refused = self._refused, []
         while not deltas and self._jobs:
             for event in self._engine.step():
@@ -106,14 +140,19 @@ class EngineBackend:
 
     def _request(self, job: Job) -> Request:
         prompt = self._engine.tokenizer.apply_chat(job.messages)
+        limit = min(job.max_tokens, max(1, self._engine.max_len - len(prompt)))
         processor = None
         if job.grammar and self._grammar is not None:
             processor = self._grammar.mask(len(prompt), max_parts=job.max_parts)
         sampling = SamplingParams(
-            max_tokens=min(job.max_tokens, max(1, self._engine.max_len - len(prompt))),
+            max_tokens=limit,
             temperature=job.temperature,
             seed=job.seed,
             stop=job.stop,
             logits_processor=processor,
+            min_tokens=min(job.min_tokens, limit),
+            repetition_penalty=PLAN_PENALTY if processor is not None else 1.0,
+            logprobs=0,
         )
-        return Request(prompt, sampling, tenant=job.tenant, id=job.id)
+        salt = "" if job.share_prefix else job.id
+        return Request(prompt, sampling, tenant=job.tenant, id=job.id, cache_salt=salt)

@@ -1,150 +1,231 @@
 """An answer as a graph of parts: the plan is written, parts start when all they need is there, all in one batch.
 
-A part's conversation is the plan's, up to its own line (or the whole plan), then its own request; a part with parents
-goes on in the conversation of its longest parent, so that a prefix cache holds all but the request. Knows nothing of
-other questions; which jobs run when is the driver's.
+Falls back to an answer in one piece where the plan has no two parts or promises no gain. Knows nothing of other
+questions; which jobs run when is the driver's, what a part is told the desk's.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
-from llmsys.sgd_decode.answers import Answer, Part, Question, TokenCount
+from llmsys.sgd_decode.answers import Answer, Forecast, Question, TokenCount
 from llmsys.sgd_decode.backends import Delta, Job, Message
+from llmsys.sgd_decode.confidence import ConfidenceBook
 from llmsys.sgd_decode.events import DecodeEvent, What
 from llmsys.sgd_decode.lengths import LengthBook
+from llmsys.sgd_decode.part_desk import PartDesk
 from llmsys.sgd_decode.plain_writer import PlainWriter
 from llmsys.sgd_decode.plan import Node, Plan
 from llmsys.sgd_decode.plan_stream import PlanStream
 from llmsys.sgd_decode.prompting import said
-from llmsys.sgd_decode.scheduler import Scheduler
 from llmsys.sgd_decode.settings import DecodeSettings
-from llmsys.sgd_decode.simulation import Workload, simulate
-from llmsys.sgd_decode.writing import Text, at_sentence_end
+from llmsys.sgd_decode.simulation import Workload, critical_path_tokens, lower_bound_s, simulate
 
-__all__ = ["GraphWriter"]
+__all__ = ["GraphWriter", "Listener"]
 
 Listener = Callable[[DecodeEvent], None]
+USUAL_PARTS = 5
+"""Parts that a plan is expected to have while it is written."""
+SHORT_WAIT = 0.10
+"""A part waits for the plan's end if the rest of the plan is shorter than this share of it."""
 
 
 class GraphWriter:
-    """One question on its way through plan and parts; falls back to one piece where the plan promises no gain."""
+    """One question on its way through plan and parts.
 
-    def __init__(self, question: Question, settings: DecodeSettings, lengths: LengthBook, listen: Listener) -> None:
+    cautious: no part starts before the lines so far promise a gain, and a plan without one ends with `flat`, the
+    reason, and no answer; else such a plan is followed by an answer in one piece.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        settings: DecodeSettings,
+        lengths: LengthBook,
+        confidence: ConfidenceBook,
+        listen: Listener,
+        *,
+        cautious: bool = False,
+    ) -> None:
         self.question = question
         self.done = False
+        self.flat = ""
         self.cancelled: list[str] = []
+        self.tokens = TokenCount()
         self._settings = settings
         self._lengths = lengths
         self._listen = listen
+        self._cautious = cautious
         self._stream = PlanStream(max_nodes=settings.max_nodes)
-        self._scheduler = Scheduler(lengths.of)
-        self._waiting: list[Node] = []
-        self._nodes: dict[int, Node] = {}
-        self._parts: dict[int, Part] = {}
-        self._texts: dict[int, Text] = {}
-        self._conversations: dict[int, list[Message]] = {}
-        self._tries: dict[int, int] = {}
-        self._again: list[Node] = []
+        self._desk = PartDesk(question, settings, lengths, confidence, self._tell)
+        self._lines: list[Node] = []
+        self._pending: list[tuple[Node, bool]] = []
         self._plan: Plan | None = None
         self._planning: list[Message] = []
         self._started_s: float | None = None
         self._plan_s = 0.0
         self._now_s = 0.0
-        self._tokens = TokenCount()
         self._plain: PlainWriter | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan, once it is written."""
+        return self._plan
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the plan is written and its parts are the answer."""
+        return self._plan is not None and not self.flat
 
     def jobs(self, free: int, now_s: float) -> list[Job]:
         """At most `free` jobs that can start now: the plan first, then parts by importance."""
         if self._plain is not None:
             return self._plain.jobs(free, now_s)
-        if free < 1:
+        if free < 1 or self.done:
             return []
         if self._started_s is None:
-            self._started_s = self._now_s = now_s
-            self._planning = self._settings.prompts.planning(self.question.messages, max_nodes=self._settings.max_nodes)
-            self._tell("plan_start", 0)
-            return [self._job("plan", self._planning, self._settings.plan_tokens, stop=("\nend",), grammar=True)]
-        again, self._again = self._again[:free], self._again[free:]
-        ready = self._scheduler.take(free - len(again))
-        return [self._start(node, now_s) for node in (*again, *ready)]
+            return [self._start_plan(now_s)]
+        return self._desk.jobs(free, now_s - self._started_s)
 
     def take(self, delta: Delta) -> None:
         """A piece of the plan or of a part, or its end."""
         self._now_s = delta.t_s
+        since_s = delta.t_s - (self._started_s or 0.0)
         if self._plain is not None:
             self._take_plain(delta)
-        elif delta.job.endswith("/plan"):
-            self._take_plan(delta)
-        else:
-            self._take_part(int(delta.job.rpartition("/")[2]), delta)
-        if self._plain is None and self._plan is not None and self._scheduler.idle and not self._again:
+            return
+        if delta.job.endswith("/plan"):
+            self._take_plan(delta, since_s)
+        elif not self.flat:
+            self._desk.take(int(delta.job.rpartition("/")[2]), delta, since_s)
+            self.cancelled += self._desk.cancelled
+            self._desk.cancelled.clear()
+        if self.accepted and self._desk.idle:
             self.done = True
-            self._tell("done", 0, tokens=self._tokens.answer)
+            self._tell("done", 0, tokens=self._desk.tokens.answer)
 
     def answer(self) -> Answer:
         """The answer, once it is done: the parts in the order of the plan."""
         assert self._plan is not None
         assert self._started_s is not None
+        tokens = replace(self.tokens)
+        tokens.add(self._desk.tokens)
+        repaired = replace(self._plan, repairs=(*self._plan.repairs, *self._desk.notes))
         if self._plain is not None:
             plain = self._plain.answer()
-            self._tokens.answer += plain.tokens.answer
-            self._tokens.prefill += plain.tokens.prefill
-            self._tokens.prefill_saved += plain.tokens.prefill_saved
+            tokens.add(plain.tokens)
             text, mode, finish, fault = plain.text, "ar", plain.finish, plain.fault
         else:
-            text, mode, finish, fault = self._assembled(), self._settings.mode, "stop", ""
-        parts = [self._parts[number] for number in sorted(self._parts)]
+            written = "sgd" if self._settings.mode == "auto" else self._settings.mode
+            text, mode, finish, fault = self._desk.assembled(), written, "stop", ""
+        parts = [self._desk.parts[number] for number in sorted(self._desk.parts)]
+        total_s = self._now_s - self._started_s
         return Answer(
-            self.question,
-            text,
-            mode,
-            self._plan,
-            parts,
-            self._plan_s,
-            self._now_s - self._started_s,
-            self._tokens,
-            finish,
-            fault,
-            self._started_s,
+            self.question, text, mode, repaired, parts, self._plan_s, total_s, tokens, finish, fault, self._started_s,
+            self._forecast(),
+        )  # fmt: skip
+
+    def give_up(self) -> list[str]:
+        """Forget all parts; return the names of the jobs that run."""
+        return self._desk.give_up()
+
+    def body(self, number: int) -> str:
+        """A written part as it stands in the answer; 0 is the answer in one piece."""
+        return self._plain.body(0) if number == 0 and self._plain is not None else self._desk.body(number)
+
+    def _start_plan(self, now_s: float) -> Job:
+        settings = self._settings
+        self._started_s = self._now_s = now_s
+        self._planning = settings.prompts.planning(self.question.messages, max_nodes=settings.max_nodes)
+        self._tell("plan_start", 0)
+        return Job(
+            self._name("plan"),
+            self._planning,
+            settings.plan_tokens,
+            ("\nend",),
+            settings.temperature,
+            settings.seed,
+            grammar="plan" if settings.grammar else "",
+            max_parts=settings.max_nodes,
+            tenant=self.question.tenant,
+            model=settings.routing.planner if settings.routing.pair else "large",
+            share_prefix=settings.share_prefix,
         )
 
-    def _take_plan(self, delta: Delta) -> None:
-        self._tokens.plan += delta.tokens
+    def _take_plan(self, delta: Delta, since_s: float) -> None:
+        self.tokens.plan += delta.tokens
         found = self._stream.add(delta.text)
         if delta.end is not None:
-            self._count_prompt(delta)
-            self._plan_s = delta.t_s - (self._started_s or 0.0)
+            self.tokens.add_prompt(delta)
+            self.tokens.planning = self.tokens.prefill
+            self._plan_s = since_s
             self._plan, rest = self._stream.close()
             found += rest
-        self._waiting += found
+        self._lines += found
         for node in found:
             self._tell("plan_node", node.id, detail=node.title)
-        if delta.end is not None and self._plan is not None:
-            self._tell("plan_end", 0, tokens=self._tokens.plan)
-            if delta.end == "error" or self._plan.single or not self._promises_gain(self._plan):
-                self._fall_back(delta.error or ("one piece" if self._plan.single else "no gain predicted"))
-                return
-        if self._settings.pipeline or self._plan is not None:
-            for node in self._waiting:
-                self._nodes[node.id] = node
-                self._scheduler.add(node)
-                self._parts[node.id] = Part(node.id, node.title, node.needs, node.level)
-            self._waiting = []
+        if self._plan is not None and self._ends_flat(self._plan, delta):
+            return
+        self._pending += [(node, self._waits(node)) for node in found]
+        if self._plan is not None or not self._cautious or self._promises_gain(self._lines):
+            for node, whole in self._pending:
+                self._desk.add(node, partial(self._beginning, node, whole=whole), held=whole)
+            self._pending.clear()
+        if self._plan is not None:
+            self._desk.release()
 
-    def _promises_gain(self, plan: Plan) -> bool:
+    def _ends_flat(self, plan: Plan, delta: Delta) -> bool:
+        """Whether the finished plan is not worth splitting; if so, what comes instead is begun."""
+        self._tell("plan_end", 0, tokens=self.tokens.plan)
+        if delta.end != "error" and not plan.single and self._promises_gain(plan.nodes):
+            return False
+        self.flat = delta.error or ("one piece" if plan.single else "no gain predicted")
+        self._tell("fallback", 0, detail=self.flat)
+        self.cancelled += self._desk.give_up()
+        if self._cautious:
+            self.done = True
+            return True
+        hinted = self._settings.on_flat == "hint" and not plan.single and delta.end != "error"
+        messages = self._settings.prompts.in_one_piece(self._planning, self._stream.text.rstrip("\n"))
+        self._plain = PlainWriter(self.question, self._settings, messages if hinted else None, self._listen)
+        return True
+
+    def _waits(self, node: Node) -> bool:
+        """Whether a part waits for the plan's end, to see all of it: decided by the plan alone, not by the clock."""
+        settings = self._settings
+        if not settings.pipeline or settings.full_plan == "always":
+            return True
+        if settings.full_plan == "never":
+            return False
+        line_tokens = self.tokens.plan / len(self._lines)
+        rest = line_tokens * max(1, USUAL_PARTS - len(self._lines))
+        return rest < SHORT_WAIT * self._lengths.first_guess(node)
+
+    def _promises_gain(self, nodes: list[Node] | tuple[Node, ...]) -> bool:
         """Rule R12, by the step times of this machine; without them a plan of two parts is enough."""
         step_time = self._settings.step_time
-        if step_time is None:
-            return True
-        lines = [max(1, self._tokens.plan // len(plan.nodes))] * len(plan.nodes)
-        work = Workload({node.id: max(1, round(self._lengths.of(node))) for node in plan.nodes}, lines)
-        played = simulate(plan, work, step_time, slots=len(plan.nodes) + 1, pipeline=self._settings.pipeline)
+        if step_time is None or not nodes:
+            return step_time is None
+        work = self._workload({node.id: self._lengths.first_guess(node) for node in nodes})
+        slots = len(nodes) + 1
+        played = simulate(Plan(tuple(nodes)), work, step_time, slots=slots, pipeline=self._settings.pipeline)
         return work.answer_tokens * step_time.of(1) / played.makespan_s >= self._settings.min_gain
 
-    def _fall_back(self, why: str) -> None:
-        self._tell("fallback", 0, detail=why)
-        self.cancelled += [self._name(number) for number in self._scheduler.running]
-        self._parts.clear()
-        self._plain = PlainWriter(self.question, self._settings)
+    def _workload(self, parts: dict[int, int]) -> Workload:
+        return Workload(parts, [max(1, self.tokens.plan // len(parts))] * len(parts))
+
+    def _forecast(self) -> Forecast | None:
+        step_time, parts = self._settings.step_time, self._desk.parts
+        if step_time is None or self._plan is None or not parts:
+            return None
+        work = self._workload({number: max(1, part.tokens) for number, part in parts.items()})
+        bound = lower_bound_s(self._plan, work, step_time, slots=len(parts) + 1)
+        return Forecast(work.answer_tokens * step_time.of(1), bound, critical_path_tokens(self._plan, work))
+
+    def _beginning(self, node: Node, *, whole: bool) -> list[Message]:
+        """The conversation up to the plan: as far as the part's own line, or all of it."""
+        text = self._stream.text if whole else self._stream.prefix(node)
+        return [*self._planning, said("assistant", text.rstrip("\n"))]
 
     def _take_plain(self, delta: Delta) -> None:
         assert self._plain is not None
@@ -157,87 +238,8 @@ class GraphWriter:
         if self.done:
             self._tell("done", 0)
 
-    def _start(self, node: Node, now_s: float) -> Job:
-        part = self._parts[node.id]
-        if not self._tries.get(node.id):
-            part.start_s = now_s - (self._started_s or 0.0)
-        self._tries[node.id] = self._tries.get(node.id, 0) + 1
-        self._texts[node.id] = Text()
-        self._conversations[node.id] = messages = self._conversation(node)
-        self._tell("node_start", node.id, detail=node.title)
-        return self._job(str(node.id), messages, self._lengths.most(node), stop=(f"\n{node.id + 1}.",))
-
-    def _conversation(self, node: Node) -> list[Message]:
-        parents = [(self._nodes[need], self._parts[need].text) for need in node.needs if not self._parts[need].fault]
-        prompts = self._settings.prompts
-        if parents and self._settings.continue_parent:
-            longest = max(parents, key=lambda parent: (len(parent[1]), -parent[0].id))
-            before = [*self._conversations[longest[0].id], said("assistant", longest[1])]
-            return prompts.writing(before, node, [parent for parent in parents if parent is not longest])
-        whole = not self._settings.pipeline
-        plan = self._stream.text if whole else self._stream.prefix(node)
-        return prompts.writing([*self._planning, said("assistant", plan.rstrip("\n"))], node, parents)
-
-    def _take_part(self, number: int, delta: Delta) -> None:
-        part, text = self._parts[number], self._texts[number]
-        text.add(delta.text)
-        part.tokens += delta.tokens
-        part.logprob = _mean(part.logprob, delta.logprob, part.tokens, delta.tokens)
-        self._tokens.answer += delta.tokens
-        if text.loops and delta.end is None:
-            self.cancelled.append(delta.job)
-        elif delta.end is None:
-            return
-        self._count_prompt(delta)
-        if delta.end == "error" and self._tries[number] <= self._settings.retries:
-            self._again.append(self._nodes[number])
-            self._tell("node_retry", number, detail=delta.error)
-            return
-        cut = delta.end == "length" or text.loops
-        part.text = (at_sentence_end(str(text)) if cut else str(text)).strip()
-        part.fault = delta.error if delta.end == "error" else ""
-        part.end_s = delta.t_s - (self._started_s or 0.0)
-        self._lengths.learn(self._nodes[number], part.tokens)
-        self._scheduler.finish(number)
-        self._tell("node_end", number, tokens=part.tokens, detail=part.fault)
-
-    def _assembled(self) -> str:
-        pieces = []
-        for number in sorted(self._parts):
-            part = self._parts[number]
-            body = self._settings.prompts.missing(self._nodes[number]) if part.fault else part.text
-            pieces.append(f"**{part.title}**\n{body}" if self._settings.headings else body)
-        return "\n\n".join(pieces)
-
-    def _count_prompt(self, delta: Delta) -> None:
-        self._tokens.prefill += delta.prompt_tokens - delta.cached_tokens
-        self._tokens.prefill_saved += delta.cached_tokens
-
-    def _job(
-        self, name: str, messages: list[Message], limit: int, *, stop: tuple[str, ...], grammar: bool = False
-    ) -> Job:
-        settings = self._settings
-        return Job(
-            self._name(name),
-            messages,
-            limit,
-            stop,
-            settings.temperature,
-            settings.seed,
-            grammar="plan" if grammar and settings.grammar else "",
-            max_parts=settings.max_nodes,
-            tenant=self.question.tenant,
-        )
-
     def _name(self, part: object) -> str:
         return f"{self.question.number}/{part}"
 
     def _tell(self, what: What, node: int, *, tokens: int = 0, detail: str = "") -> None:
         self._listen(DecodeEvent(self._now_s, what, self.question.id, node, tokens, detail))
-
-
-def _mean(known: float | None, new: float | None, tokens: int, new_tokens: int) -> float | None:
-    """The mean of log-probabilities over all tokens of a part."""
-    if new is None or new_tokens == 0:
-        return known
-    return new if known is None else known + (new - known) * new_tokens / tokens

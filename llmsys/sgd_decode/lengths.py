@@ -21,8 +21,12 @@ class LengthBook:
     limit: int | None = None
     _seen: dict[int, tuple[int, int]] = field(default_factory=dict)
 
+    def first_guess(self, node: Node) -> int:
+        """Tokens that a part is expected to take, whatever was seen: the same on every run."""
+        return min(FIRST_GUESS * node.level, self.most(node))
+
     def of(self, node: Node) -> float:
-        """Tokens that a part is expected to take."""
+        """Tokens that a part is expected to take, by what was seen so far."""
         count, total = self._seen.get(node.level, (0, 0))
         guess = total / count if count else FIRST_GUESS * node.level
         return min(float(guess), float(self.most(node)))

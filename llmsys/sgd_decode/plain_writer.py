@@ -3,8 +3,11 @@
 Knows nothing of plans.
 """
 
+from collections.abc import Callable, Sequence
+
 from llmsys.sgd_decode.answers import Answer, Question, TokenCount
-from llmsys.sgd_decode.backends import Delta, Job
+from llmsys.sgd_decode.backends import Delta, Job, Message
+from llmsys.sgd_decode.events import DecodeEvent
 from llmsys.sgd_decode.settings import DecodeSettings
 from llmsys.sgd_decode.writing import Text
 
@@ -14,11 +17,20 @@ __all__ = ["PlainWriter"]
 class PlainWriter:
     """One job from start to end; a text that repeats itself is ended."""
 
-    def __init__(self, question: Question, settings: DecodeSettings) -> None:
+    def __init__(
+        self,
+        question: Question,
+        settings: DecodeSettings,
+        messages: Sequence[Message] | None = None,
+        listen: Callable[[DecodeEvent], None] = lambda event: None,
+    ) -> None:
+        """messages: the conversation that is answered, where it is not the question's."""
         self.question = question
         self.done = False
         self.cancelled: list[str] = []
         self._settings = settings
+        self._messages = messages or question.messages
+        self._listen = listen
         self._text = Text()
         self._tokens = TokenCount()
         self._started_s: float | None = None
@@ -34,11 +46,12 @@ class PlainWriter:
         return [
             Job(
                 f"{self.question.number}/answer",
-                self.question.messages,
+                self._messages,
                 limit,
                 temperature=settings.temperature,
                 seed=settings.seed,
                 tenant=self.question.tenant,
+                speculate=settings.mode == "spec",
             )
         ]
 
@@ -46,12 +59,17 @@ class PlainWriter:
         """A piece of the answer, or its end."""
         self._text.add(delta.text)
         self._tokens.answer += delta.tokens
+        self._listen(DecodeEvent(delta.t_s, "node_token", self.question.id, 0, delta.tokens, delta.text))
         if self._text.loops and delta.end is None:
             self.cancelled.append(delta.job)
         if delta.end is not None or self._text.loops:
             self._end, self.done = delta, True
-            self._tokens.prefill += delta.prompt_tokens - delta.cached_tokens
-            self._tokens.prefill_saved += delta.cached_tokens
+            self._tokens.add_prompt(delta)
+
+    @property
+    def tokens(self) -> TokenCount:
+        """What was written so far."""
+        return self._tokens
 
     def answer(self) -> Answer:
         """The answer, once it is done."""
@@ -61,10 +79,14 @@ class PlainWriter:
         return Answer(
             self.question,
             str(self._text),
-            "ar",
+            "spec" if self._settings.mode == "spec" else "ar",
             total_s=self._end.t_s - self._started_s,
             tokens=self._tokens,
             finish=finish,
             fault=self._end.error,
             start_s=self._started_s,
         )
+
+    def body(self, number: int) -> str:
+        """The answer as it stands."""
+        return str(self._text)

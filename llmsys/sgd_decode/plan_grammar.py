@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PlanGrammar", "plan_regex"]
 
-TITLE = r"[A-Za-z0-9][^|\n\r\t<>]{2,48}[A-Za-z0-9)]"
+TITLE = r"[A-Za-z0-9][^|\n\r\t<>]{2,36}[A-Za-z0-9)]"
 
 
 def plan_regex(max_parts: int) -> str:

@@ -19,11 +19,12 @@ __all__ = ["Prompts", "said", "strip_control"]
 
 CONTROL = re.compile(r"<\|[^|>\n]{0,40}\|>|</?s>|\[/?INST\]")
 LANGUAGE = "en"
+QUESTION_CHARS = 600
 
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Wording with places to fill in: {max_nodes}; {id}, {title}; {parents}; {text}."""
+    """Wording with places to fill in: {max_nodes}, {question}; {id}, {title}; {parents}; {text}."""
 
     plan: str
     part: str
@@ -32,6 +33,8 @@ class Prompts:
     skeleton: str
     point: str
     unavailable: str
+    whole: str
+    router: str
 
     @classmethod
     def load(cls, path: Path | None = None) -> "Prompts":
@@ -53,12 +56,23 @@ class Prompts:
         return cls(**{name: given[name] for name in names})
 
     def planning(self, conversation: Sequence[Message], *, max_nodes: int) -> list[Message]:
-        """Ask for a plan of the answer."""
-        return [*conversation, said("user", _filled(self.plan, max_nodes=max_nodes).strip())]
+        """Ask for a plan of the answer, with the beginning of the question once more: small models forget it."""
+        filled = _filled(self.plan, max_nodes=max_nodes, question=conversation[-1]["content"][:QUESTION_CHARS])
+        return [*conversation, said("user", filled.strip())]
 
-    def writing(self, before: Sequence[Message], node: Node, parents: Sequence[tuple[Node, str]]) -> list[Message]:
+    def routing(self, conversation: Sequence[Message]) -> list[Message]:
+        """Ask for the form of the answer: A, B or C."""
+        return [*conversation, said("user", self.router)]
+
+    def in_one_piece(self, planning: Sequence[Message], plan: str) -> list[Message]:
+        """Ask for the whole answer after a plan that is not worth splitting."""
+        return [*planning, said("assistant", plan), said("user", self.whole)]
+
+    def writing(
+        self, before: Sequence[Message], question: str, node: Node, parents: Sequence[tuple[Node, str]]
+    ) -> list[Message]:
         """Ask for a part, after `before` (which ends with an assistant's turn), with the parents' texts it must see."""
-        request = _filled(self.part, id=node.id, title=node.title)
+        request = _filled(self.part, id=node.id, title=node.title, question=question[:QUESTION_CHARS])
         if parents:
             texts = "".join(
                 _filled(self.parent, id=parent.id, title=parent.title, text=strip_control(text))

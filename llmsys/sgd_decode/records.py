@@ -75,6 +75,7 @@ def answer_line(answer: Answer, model: str) -> BatchResult:
     if answer.finish == "error":
         return BatchResult(identity, answer.question.id, None, BatchError("backend", answer.fault))
     tokens = answer.tokens
+    written = tokens.plan + tokens.answer + tokens.dropped
     nodes = [{key: value for key, value in asdict(part).items() if key != "text"} for part in answer.parts]
     body: dict[str, object] = {
         "id": identity,
@@ -85,8 +86,8 @@ def answer_line(answer: Answer, model: str) -> BatchResult:
         ],
         "usage": {
             "prompt_tokens": tokens.prefill + tokens.prefill_saved,
-            "completion_tokens": tokens.plan + tokens.answer,
-            "total_tokens": tokens.prefill + tokens.prefill_saved + tokens.plan + tokens.answer,
+            "completion_tokens": written,
+            "total_tokens": tokens.prefill + tokens.prefill_saved + written,
         },
         "llmsys": {
             "mode": answer.mode,
@@ -94,9 +95,21 @@ def answer_line(answer: Answer, model: str) -> BatchResult:
             "t_plan_s": answer.plan_s,
             "t_total_s": answer.total_s,
             "tokens": asdict(tokens),
+            **_forecast(answer),
         },
     }
     return BatchResult(identity, answer.question.id, BatchResponse(200, identity, body), None)
+
+
+def _forecast(answer: Answer) -> dict[str, object]:
+    known = answer.forecast
+    if known is None:
+        return {}
+    return {
+        "t_ar_est_s": known.ar_s,
+        "lower_bound_s": known.lower_bound_s,
+        "critical_path_tokens": known.critical_path_tokens,
+    }
 
 
 def write_timeline(path: Path, answers: Sequence[Answer]) -> None:

@@ -20,17 +20,27 @@ class Scheduler:
         self._estimate = estimate
         self._nodes: dict[int, Node] = {}
         self._children: dict[int, list[int]] = {}
+        self._held: set[int] = set()
         self.running: set[int] = set()
         self.done: set[int] = set()
 
-    def add(self, node: Node) -> None:
-        """A part whose line is written. Raises ValueError for a number that is known, or a need that is not."""
+    def add(self, node: Node, *, held: bool = False) -> None:
+        """A part whose line is written; one that is held waits for `release`.
+
+        Raises ValueError for a number that is known, or a need that is not.
+        """
         if node.id in self._nodes or not all(need in self._nodes for need in node.needs):
             raise ValueError(f"part {node.id} needs {node.needs} among {sorted(self._nodes)}; expected earlier parts")
         self._nodes[node.id] = node
         self._children[node.id] = []
+        if held:
+            self._held.add(node.id)
         for need in node.needs:
             self._children[need].append(node.id)
+
+    def release(self) -> None:
+        """Let every part that is held start when it is ready."""
+        self._held.clear()
 
     def take(self, free: int) -> list[Node]:
         """Start at most `free` ready parts; return them in the order of their importance."""
@@ -43,7 +53,8 @@ class Scheduler:
 
     def ready(self) -> list[Node]:
         """Parts that could start now, in the order of lines."""
-        waiting = (node for node in self._nodes.values() if node.id not in self.running | self.done)
+        blocked = self.running | self.done | self._held
+        waiting = (node for node in self._nodes.values() if node.id not in blocked)
         return [node for node in waiting if self.done.issuperset(node.needs)]
 
     def finish(self, node_id: int) -> None:

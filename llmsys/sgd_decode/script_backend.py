@@ -62,6 +62,8 @@ class _Running:
     rule: Rule
     pieces: Iterator[str]
     starts_s: float
+    prompt: list[str]
+    cached: int
     written: str = ""
     tokens: int = 0
 
@@ -70,9 +72,18 @@ class ScriptBackend:
     """Plays rules back; every step gives each running job one token and takes t(b) seconds of virtual time."""
 
     def __init__(
-        self, rules: Sequence[Rule], *, step_time: StepTime = DEFAULT_STEP, slots: int = DEFAULT_SLOTS
+        self,
+        rules: Sequence[Rule],
+        *,
+        step_time: StepTime = DEFAULT_STEP,
+        slots: int = DEFAULT_SLOTS,
+        prefill_s: float = 0.0,
     ) -> None:
+        """prefill_s: seconds per word of a prompt that no earlier job began with, one job's prompt after the other."""
         self.slots = slots
+        self._prefill_s = prefill_s
+        self._prefill_free_s = 0.0
+        self._prefixes: list[list[str]] = []
         self.jobs: list[Job] = []
         self._rules = rules
         self._uses = [0] * len(rules)
@@ -94,15 +105,34 @@ class ScriptBackend:
                 if rule.error:
                     self._ended.append(Delta(job.id, "", 0, self._now_s, "error", rule.error))
                 else:
-                    self._running[job.id] = _Running(job, rule, iter(rule.pieces()), self._now_s + rule.ttft_s)
+                    self._running[job.id] = self._begun(job, rule)
                 return
         self._ended.append(Delta(job.id, "", 0, self._now_s, "error", "no rule of the script fits this job"))
 
     def cancel(self, job_id: str) -> None:
         """End a job at once."""
         self._running.pop(job_id, None)
+        self._ended = [delta for delta in self._ended if delta.job != job_id]
 
-    def wait(self) -> list[Delta]:
+    def step_time(self) -> StepTime | None:
+        """The law that this backend plays by."""
+        return self._step_time
+
+    def next_s(self) -> float:
+        """When the step that comes next ends."""
+        writing = [job for job in self._running.values() if job.starts_s <= self._now_s]
+        if self._ended or not self._running:
+            return self._now_s
+        if not writing:
+            return min(job.starts_s for job in self._running.values())
+        return self._now_s + self._step_time.of(len(writing))
+
+    def sync(self, now_s: float) -> None:
+        """Let an idle backend's clock catch up with another's."""
+        if not self._running and not self._ended:
+            self._now_s = max(self._now_s, now_s)
+
+    def wait(self, timeout_s: float | None = None) -> list[Delta]:
         """Play one step."""
         ended, self._ended = self._ended, []
         if ended or not self._running:
@@ -131,16 +161,36 @@ class ScriptBackend:
             end = "length"
         if end is not None:
             del self._running[running.job.id]
-        prompt = sum(len(message["content"].split()) for message in running.job.messages) if end else 0
+            self._prefixes.append([*running.prompt, *running.written.split()])
         return Delta(
             running.job.id,
             text,
             1,
             self._now_s,
             end,
-            prompt_tokens=prompt,
+            prompt_tokens=len(running.prompt) if end else 0,
+            cached_tokens=running.cached if end else 0,
             logprob=running.rule.logprob,
         )
+
+    def _begun(self, job: Job, rule: Rule) -> _Running:
+        """A job whose prompt is read after those that came before, as far as no earlier one began alike."""
+        prompt = [word for message in job.messages for word in (f"<{message['role']}>", *message["content"].split())]
+        prompt.append("<assistant>")
+        cached = 0
+        if job.share_prefix:
+            begun = [*self._prefixes, *([*other.prompt, *other.written.split()] for other in self._running.values())]
+            cached = min(max((_common(prompt, other) for other in begun), default=0), len(prompt) - 1)
+        ready_s = max(self._now_s, self._prefill_free_s) + self._prefill_s * (len(prompt) - cached)
+        self._prefill_free_s = ready_s
+        return _Running(job, rule, iter(rule.pieces()), ready_s + rule.ttft_s, prompt, cached)
+
+
+def _common(first: Sequence[str], second: Sequence[str]) -> int:
+    """Words that both begin with."""
+    return next(
+        (at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
 
 
 def read_script(path: Path) -> list[Rule]:

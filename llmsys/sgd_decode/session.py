@@ -1,4 +1,4 @@
-"""A backend by the name a user gives it, and the table of what a run took.
+"""What the verbs do with questions and a backend, and the table of what a run took.
 
 Knows nothing of options.
 """
@@ -11,41 +11,23 @@ from typing import Literal
 from llmsys.artifacts import EventLog, open_source, reading_faults
 from llmsys.errors import LlmsysError
 from llmsys.sgd_decode.answers import Answer, Question
+from llmsys.sgd_decode.auto_writer import Router
 from llmsys.sgd_decode.backends import Backend, Job
 from llmsys.sgd_decode.driver import answer_all, writer_for
+from llmsys.sgd_decode.events import DecodeEvent
 from llmsys.sgd_decode.plan import Plan
 from llmsys.sgd_decode.repair import parse_plan
-from llmsys.sgd_decode.script_backend import ScriptBackend, read_script
 from llmsys.sgd_decode.settings import DecodeSettings
 
 __all__ = [
     "Summary",
     "answer_with_log",
     "compare_modes",
-    "open_backend",
     "plan_texts",
     "read_text",
     "summarize",
     "summary_row",
 ]
-
-SCRIPT = "script:"
-EMBEDDED = "embedded"
-
-
-def open_backend(
-    model: str, *, slots: int, grammar: bool, device: str = "auto", dtype: str = "auto", seed: int = 0
-) -> Backend:
-    """`embedded`, a model directory or a GGUF file on the engine; `script:FILE` plays recorded texts in virtual time.
-
-    Raises as `Engine.load` does, BadInput for a script that is none.
-    """
-    if model.startswith(SCRIPT):
-        return ScriptBackend(read_script(Path(model.removeprefix(SCRIPT))), slots=slots)
-    from llmsys.sgd_decode.engine_backend import EngineBackend
-
-    name = "smollm2" if model == EMBEDDED else model
-    return EngineBackend.load(name, slots=slots, grammar=grammar, device=device, dtype=dtype, seed=seed)
 
 
 def read_text(source: str, *, max_nodes: int) -> Plan:
@@ -73,14 +55,26 @@ def plan_texts(questions: Sequence[Question], backend: Backend, settings: Decode
 
 
 def answer_with_log(
-    questions: Sequence[Question], backend: Backend, settings: DecodeSettings, *, concurrency: int, events: Path | None
+    questions: Sequence[Question],
+    backend: Backend,
+    settings: DecodeSettings,
+    *,
+    concurrency: int,
+    events: Path | None,
+    router: Router | None = None,
 ) -> Iterator[Answer]:
     """`answer_all`, with an event log that appears when all is answered; None writes none."""
     if events is None:
-        yield from answer_all(questions, backend, writer_for(settings), concurrency=concurrency)
+        yield from answer_all(questions, backend, writer_for(settings, router=router), concurrency=concurrency)
         return
     with EventLog(events) as log:
-        yield from answer_all(questions, backend, writer_for(settings, listen=log.write), concurrency=concurrency)
+
+        def listen(event: DecodeEvent) -> None:
+            if event.event != "node_token":
+                log.write(event)
+
+        make = writer_for(settings, listen=listen, router=router)
+        yield from answer_all(questions, backend, make, concurrency=concurrency)
 
 
 def compare_modes(
@@ -152,7 +146,8 @@ def summarize(mode: str, answers: Sequence[Answer]) -> Summary:
 
 
 def summary_row(answer: Answer) -> dict[str, str | int | float | None]:
-    """One answer as a row of the table on stderr."""
+    """One answer as a row of the table on stderr: AR s and the bound are forecasts from step times."""
+    forecast = answer.forecast
     return {
         "question": answer.question.id,
         "mode": answer.mode,
@@ -162,5 +157,8 @@ def summary_row(answer: Answer) -> dict[str, str | int | float | None]:
         "plan s": answer.plan_s,
         "total s": answer.total_s,
         "tokens": answer.tokens.answer,
+        "AR s": forecast.ar_s if forecast is not None else None,
+        "speed-up": forecast.ar_s / max(answer.total_s, 1e-9) if forecast is not None else None,
+        "of bound": forecast.lower_bound_s / max(answer.total_s, 1e-9) if forecast is not None else None,
         "missing": len(answer.missing),
     }

@@ -3,8 +3,11 @@
 The baseline that graphs are compared with; our wording of its structure. Knows nothing of needs or levels.
 """
 
+from collections.abc import Callable
+
 from llmsys.sgd_decode.answers import Answer, Part, Question, TokenCount
 from llmsys.sgd_decode.backends import Delta, Job, Message
+from llmsys.sgd_decode.events import DecodeEvent, What
 from llmsys.sgd_decode.lengths import LengthBook
 from llmsys.sgd_decode.plain_writer import PlainWriter
 from llmsys.sgd_decode.plan import Node, Plan
@@ -19,12 +22,15 @@ __all__ = ["SkeletonWriter"]
 class SkeletonWriter:
     """One question through skeleton and points; a skeleton without two points becomes an answer in one piece."""
 
-    def __init__(self, question: Question, settings: DecodeSettings, lengths: LengthBook) -> None:
+    def __init__(
+        self, question: Question, settings: DecodeSettings, lengths: LengthBook, listen: Callable[[DecodeEvent], None]
+    ) -> None:
         self.question = question
         self.done = False
         self.cancelled: list[str] = []
         self._settings = settings
         self._lengths = lengths
+        self._listen = listen
         self._skeleton = ""
         self._plan: Plan | None = None
         self._outline: list[Message] = []
@@ -59,8 +65,7 @@ class SkeletonWriter:
             self.done = self._plain.done
             return
         if delta.end is not None:
-            self._tokens.prefill += delta.prompt_tokens - delta.cached_tokens
-            self._tokens.prefill_saved += delta.cached_tokens
+            self._tokens.add_prompt(delta)
         if delta.job.endswith("/plan"):
             self._take_skeleton(delta)
         else:
@@ -72,14 +77,11 @@ class SkeletonWriter:
         assert self._started_s is not None
         if self._plain is not None:
             plain = self._plain.answer()
-            self._tokens.answer += plain.tokens.answer
+            self._tokens.add(plain.tokens)
             text, mode, finish, fault = plain.text, "ar", plain.finish, plain.fault
         else:
-            bodies = [
-                self._settings.prompts.missing(n) if self._parts[n.id].fault else self._parts[n.id].text
-                for n in self._plan.nodes
-            ]
-            text, mode, finish, fault = "\n\n".join(bodies), "sot", "stop", ""
+            text = "\n\n".join(self.body(node.id) for node in self._plan.nodes)
+            mode, finish, fault = "sot", "stop", ""
         total_s = self._now_s - self._started_s
         parts = list(self._parts.values())
         return Answer(
@@ -104,10 +106,13 @@ class SkeletonWriter:
         self._plan = parse_plan(self._skeleton, max_nodes=self._settings.max_nodes)
         self._plan_s = delta.t_s - (self._started_s or 0.0)
         if self._plan.single or delta.end == "error":
-            self._plain = PlainWriter(self.question, self._settings)
+            self._plain = PlainWriter(self.question, self._settings, listen=self._listen)
             return
         self._to_start = list(self._plan.nodes)
         self._open = {node.id for node in self._plan.nodes}
+        for node in self._plan.nodes:
+            self._tell("plan_node", node.id, detail=node.title)
+        self._tell("plan_end", 0, tokens=self._tokens.plan)
 
     def _start(self, node: Node, now_s: float) -> Job:
         start_s = now_s - (self._started_s or 0.0)
@@ -121,6 +126,7 @@ class SkeletonWriter:
         text.add(delta.text)
         part.tokens += delta.tokens
         self._tokens.answer += delta.tokens
+        self._tell("node_token", number, tokens=delta.tokens, detail=delta.text)
         if text.loops and delta.end is None:
             self.cancelled.append(delta.job)
         elif delta.end is None:
@@ -129,6 +135,7 @@ class SkeletonWriter:
         part.text = (at_sentence_end(str(text)) if cut else str(text)).strip()
         part.fault = delta.error
         part.end_s = delta.t_s - (self._started_s or 0.0)
+        self._tell("node_end", number, tokens=part.tokens, detail=part.fault)
         self._open.discard(number)
         self.done = not self._open
 
@@ -142,3 +149,12 @@ class SkeletonWriter:
             seed=settings.seed,
             tenant=self.question.tenant,
         )
+
+    def body(self, number: int) -> str:
+        """A written point as it stands in the answer."""
+        part = self._parts[number]
+        node = Node(part.id, part.title)
+        return self._settings.prompts.missing(node) if part.fault else part.text
+
+    def _tell(self, what: What, node: int, *, tokens: int = 0, detail: str = "") -> None:
+        self._listen(DecodeEvent(self._now_s, what, self.question.id, node, tokens, detail))

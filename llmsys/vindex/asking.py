@@ -34,6 +34,7 @@ class Asker:
     explain: bool = False
     threads: int = 1
     max_distance: float | None = None
+    follow: bool = False
 
 
 def chosen_effort(
@@ -54,6 +55,8 @@ def answer(
 ) -> Iterator[dict[str, object]]:
     """One record per query, in order: query, tenant, ids, distances; if explained, also how they were found.
 
+    A follower takes over what others have written before each piece of queries, and says up to which operation.
+
     A query's tenant is `tenant`, or its line of the file `tenants`, or its own. Raises UsageFault for two of these at
     once, BadInput for a query that has none unless `everything` lets it see all vectors.
     """
@@ -61,7 +64,8 @@ def answer(
         for row, (query, name) in enumerate(zip(piece, whose, strict=True)):
             ids, distances = hits.row(row)
             record: dict[str, object] = {"query": query.id, "tenant": name, "ids": ids, "distances": _short(distances)}
-            yield record | (_explained(asker, name, hits, row) if asker.explain else {})
+            seq = {"seq": hits.seq} if asker.follow else {}
+            yield record | seq | (_explained(asker, name, hits, row) if asker.explain else {})
 
 
 def write_answers(
@@ -106,6 +110,8 @@ def _answered(
     asked = 0
     while piece := list(islice(source, 1 if queries == "-" else PIECE)):
         whose = [tenant or (None if everything else _tenant_of(query, queries, names, tenants)) for query in piece]
+        if asker.follow:
+            asker.index.refresh()
         hits = asker.index.search(
             np.stack([query.vector for query in piece]),
             whose,

@@ -37,16 +37,22 @@ class ChangeRecord(msgspec.Struct, frozen=True):
 
 
 class Acknowledged(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The number of the last operation once a change was made durable, and the change's own `ref`."""
+    """The number of the last operation once a change was made durable, and the change's own `ref`.
+
+    changes: how many a batch made durable, whose last one's `ref` this is; 0 for a single change.
+    """
 
     seq: int
     ref: Id | None = None
+    changes: int = 0
 
 
 def apply_changes(
-    index: Index, source: str, *, on_skip: Callable[[BadInput], None] | None = None
+    index: Index, source: str, *, each: bool = True, on_skip: Callable[[BadInput], None] | None = None
 ) -> Iterator[Acknowledged]:
     """Apply the lines of a file, or of stdin for `-`, and yield an acknowledgement for each once it is durable.
+
+    Without `each` there is one for all lines that one sync made durable.
 
     An `add` of an id that is there replaces it. A line that does not fit raises BadInput at FILE:LINE, after everything
     before it was acknowledged; with `on_skip` it goes there, and the stream goes on.
@@ -73,7 +79,10 @@ def apply_changes(
                     on_skip(placed)
                     continue
                 done.append(Acknowledged(index.seq, change.ref))
-        yield from done
+        if each:
+            yield from done
+        elif done:
+            yield Acknowledged(done[-1].seq, done[-1].ref, len(done))
         if fault is not None:
             raise fault
 

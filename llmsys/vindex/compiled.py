@@ -1,4 +1,4 @@
-"""Compile a loop over arrays with numba, and say whether that costs a wait.
+"""Compile a loop that may reorder sums, and say whether that costs a wait.
 
 Compiled code stays on disk: a later process loads it. Two operations that numba lacks are written in LLVM's terms: a
 dot product of bytes, which the machine has an instruction for, and an array at an address. Knows no loop.
@@ -6,7 +6,7 @@ dot product of bytes, which the machine has an instruction for, and an array at 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
@@ -15,7 +15,9 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-__all__ = ["ROW_BLOCK", "compiled", "dot_rows", "fetch_row", "int32_at", "is_ready", "strict"]
+from llmsys.gpu.compiled import compile_loop
+
+__all__ = ["ROW_BLOCK", "compiled", "dot_rows", "fetch_row", "int32_at", "is_ready"]
 
 F = TypeVar("F", bound=Callable[..., object])
 FAST = {"reassoc", "contract", "nsz"}
@@ -24,13 +26,8 @@ _BYTE, _WORD, _ADDRESS = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
 def compiled(function: F) -> F:
-    """The function, compiled at its first call and kept on disk; it releases the GIL and may reorder sums."""
-    return cast(F, numba.njit(cache=True, nogil=True, fastmath=FAST)(function))
-
-
-def strict(function: F) -> F:
-    """As `compiled`, with every float operation as it is written: the same bits as NumPy's."""
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
+    """As `llmsys.gpu.compiled`'s, but it may reorder sums."""
+    return compile_loop(function, fastmath=FAST)
 
 
 def is_ready(function: Callable[..., object]) -> bool:

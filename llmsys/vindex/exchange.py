@@ -1,4 +1,4 @@
-"""An index out to files that others read: `.npy` or `.fvecs` with ids, or JSON Lines; always in the order of ids.
+"""An index out to files that others read: arrays with ids, JSON Lines, or `Content`; always in the order of ids.
 
 The order makes the bytes a function of the content alone. Under a tenant, no other tenant's name leaves.
 """
@@ -11,11 +11,12 @@ import numpy as np
 from llmsys.artifacts import VectorRecord, encode, write_npy, write_vecs
 from llmsys.vindex.faults import NotFound
 from llmsys.vindex.index import Index
+from llmsys.vindex.interchange import Content
 from llmsys.vindex.search import visible
 from llmsys.vindex.slot_store import Id
 from llmsys.vindex.view_cache import ViewCache
 
-__all__ = ["export_arrays", "export_lines"]
+__all__ = ["content_of", "export_arrays", "export_lines"]
 
 
 def export_lines(index: Index, tenant: str | None, ids: Iterable[Id] | None) -> Iterator[VectorRecord]:
@@ -46,6 +47,14 @@ def export_arrays(index: Index, dest: Path, tenant: str | None, ids: Iterable[Id
     else:
         (dest / "ids.jsonl").write_bytes(b"".join(encode(one) for one in names))
     return len(slots)
+
+
+def content_of(index: Index, tenant: str | None, ids: Iterable[Id] | None) -> Content:
+    """What other stores' forms are written from."""
+    slots, store = _slots(index, tenant, ids), index.state.store
+    access = index.state.access() if tenant is None else None
+    granted = [[tenant] if access is None and tenant is not None else (access or [])[slot] for slot in slots]
+    return Content(np.array(store.vectors[slots]), store.names(slots), granted, store.metric)
 
 
 def _slots(index: Index, tenant: str | None, ids: Iterable[Id] | None) -> list[int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from llmsys.errors import BadInput, UsageFault
@@ -42,11 +43,12 @@ class Index:
         state: State,
         log: Log | None,
         lock: int | None,
+        good: int,
         torn: int,
         device: DeviceScan | None = None,
     ) -> None:
         """Use `build` or `open`."""
-        self.path, self.state, self.torn_bytes = path, state, torn
+        self.path, self.state, self.torn_bytes, self._good = path, state, torn, good
         self._head, self._log, self._lock = head, log, lock
         self._batched = False
         self._views = ViewCache()
@@ -100,14 +102,14 @@ class Index:
             raise ValueError(f"mode is {mode!r}; expected 'r' or 'w'")
         scan = None if device == "cpu" else DeviceScan(device)
         if mode == "r":
-            head, state, _, torn = index_files.read_state(place, verify=verify)
-            return cls(place, head, state, None, None, torn, scan)
+            head, state, good, torn = index_files.read_state(place, verify=verify)
+            return cls(place, head, state, None, None, good, torn, scan)
         index_files.read_head(place)
         lock = index_files.lock(place)
         try:
             head, state, good, torn = index_files.read_state(place, verify=verify)
             index_files.remove_strays(place, head)
-            return cls(place, head, state, index_files.open_log(place, head, good), lock, torn, scan)
+            return cls(place, head, state, index_files.open_log(place, head, good), lock, good, torn, scan)
         except BaseException:
             os.close(lock)
             raise
@@ -264,12 +266,32 @@ class Index:
             self._batched = False
             self._writable().commit()
 
-    def compact(self, *, retrain: bool = False, seed: int = 0) -> None:
-        """Write a snapshot without dead vectors and start a new log; `retrain` builds the clustering tree anew."""
+    def refresh(self) -> int:
+        """Take over what another process has written since; the number of the last operation. For readers."""
+        if self._log is not None:
+            raise UsageFault(f"{self.path}: open for writing; expected mode 'r'")
+        with self.guard:
+            try:
+                if index_files.read_head(self.path) == self._head:
+                    self._good = index_files.follow(self.path, self._head, self.state, self._good)
+                    return self.seq
+            except FileNotFoundError:  # the writer has just put another snapshot in place
+                pass
+            self._head, self.state, self._good, self.torn_bytes = index_files.read_state(self.path, verify=False)
+            self._views = ViewCache()
+            return self.seq
+
+    def compact(self, *, retrain: bool = False, seed: int = 0, shred: bool = False) -> None:
+        """Write a snapshot without dead vectors and start a new log; `retrain` builds the clustering tree anew.
+
+        shred: overwrite deleted vectors in the old snapshot, and the old log, before these files go.
+        """
         self._writable().close()
         self._settle()
+        store = self.state.store
+        dead = np.flatnonzero(~store.alive[: store.used]).astype(np.int32) if shred else None
         state = retrained(self.state, seed) if retrain else compacted(self.state)
-        self._head = index_files.replace(self.path, self._head, compacted(state))
+        self._head = index_files.replace(self.path, self._head, compacted(state), shred=dead)
         _, fresh, good, _ = index_files.read_state(self.path, verify=False)
         with self.guard:
             self.state, self._views = fresh, ViewCache()

@@ -11,9 +11,11 @@ from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
-from llmsys.artifacts import decode_record, replace_file, sync_directory
+from llmsys.artifacts import decode_record, read_npy, replace_file, sync_directory, write_npy
 from llmsys.errors import BadInput
+from llmsys.vindex.arrays import I32
 from llmsys.vindex.faults import Corrupt, Locked
 from llmsys.vindex.operations import decode
 from llmsys.vindex.snapshot import read_snapshot, write_snapshot
@@ -24,6 +26,7 @@ __all__ = [
     "Head",
     "PlanRecord",
     "create",
+    "follow",
     "lock",
     "open_log",
     "read_head",
@@ -36,6 +39,7 @@ __all__ = [
 HEAD = "manifest.json"
 LOCK = "lock"
 VERSION = 1
+SHRED = ".shred"
 TRIES = 5
 
 
@@ -83,12 +87,18 @@ def create(path: Path, state: State) -> None:
     replace(path, Head("vindex", VERSION, 0), state)
 
 
-def replace(path: Path, old: Head, state: State) -> Head:
-    """Make a compacted state the index, under the lock. Plans stay; the old files go once the new head stands."""
+def replace(path: Path, old: Head, state: State, *, shred: I32 | None = None) -> Head:
+    """Make a compacted state the index, under the lock. Plans stay; the old files go once the new head stands.
+
+    shred: slots whose vectors are overwritten in the old files, and the old log with them, before those go. A kill
+    between leaves a note, by which the next writer does it.
+    """
     head = Head("vindex", VERSION, old.generation + 1, old.plans)
     remove_strays(path, old)
     write_snapshot(path / head.snapshot, state)
     (path / head.log).touch()
+    if shred is not None:
+        write_npy(path / f"{old.snapshot}{SHRED}", shred)
     write_head(path, head)
     remove_strays(path, head)
     return head
@@ -141,6 +151,17 @@ def read_state(path: Path, *, verify: bool) -> tuple[Head, State, int, int]:
     raise Corrupt(str(path), "it changes faster than it can be read", "fewer compactions a second")
 
 
+def follow(path: Path, head: Head, state: State, good: int) -> int:
+    """Apply what was logged behind the `good` bytes of an unchanged head's log; the good bytes now."""
+    log = path / head.log
+    if log.stat().st_size == good:
+        return good
+    scan = scan_log(log, state.seq, good)
+    for record in scan.records:
+        _replay(state, record.kind, record.payload, f"{log}: offset {good + record.offset}")
+    return good + scan.good_bytes
+
+
 def lock(path: Path) -> int:
     """Take the writer's lock, a file that names its owner; a dead owner's lock is free. Raises Locked."""
     descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -157,6 +178,9 @@ def lock(path: Path) -> int:
 
 def remove_strays(path: Path, head: Head) -> None:
     """Remove snapshots, logs and unfinished files that the head does not name; the caller holds the lock."""
+    for note in path.glob(f"snap-*{SHRED}"):
+        if note.name != f"{head.snapshot}{SHRED}":
+            _overwrite(path, note)
     for entry in path.iterdir():
         named = entry.name in (HEAD, LOCK, head.snapshot, head.log)
         if named or not entry.name.lstrip(".").startswith(("snap-", "wal-", HEAD)):
@@ -166,6 +190,20 @@ def remove_strays(path: Path, head: Head) -> None:
         else:
             with suppress(FileNotFoundError):
                 entry.unlink()
+
+
+def _overwrite(path: Path, note: Path) -> None:
+    """Write zeros over the vectors that a note lists, in the snapshot that it names, and over that one's log."""
+    slots, snapshot = read_npy(note), path / note.name.removesuffix(SHRED)
+    for name in ("vectors", "codes"):
+        with suppress(FileNotFoundError):
+            rows = np.load(snapshot / f"{name}.npy", mmap_mode="r+")
+            rows[slots[slots < len(rows)]] = 0
+            rows.flush()
+    with suppress(FileNotFoundError), (path / f"wal-{snapshot.name.removeprefix('snap-')}.log").open("r+b") as log:
+        log.write(bytes(os.fstat(log.fileno()).st_size))
+        log.flush()
+        os.fsync(log.fileno())
 
 
 def open_log(path: Path, head: Head, size: int) -> Log:

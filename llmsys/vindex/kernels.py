@@ -7,9 +7,10 @@ by code score, ends after `patience` leaves in a row that bring none, and ranks 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsys.gpu.compiled import compiled as strict
 from llmsys.vindex.arrays import F32, F64, I32, I64
 from llmsys.vindex.codes import Bytes
-from llmsys.vindex.compiled import compiled, dot_rows, fetch_row, int32_at, strict
+from llmsys.vindex.compiled import compiled, dot_rows, fetch_row, int32_at
 
 __all__ = ["search_kernel"]
 

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.artifacts import read_lines, read_npy, read_records, read_vectors
+from llmsys.artifacts import decode_record, read_lines, read_npy, read_records, read_vectors
 from llmsys.errors import BadInput
 from llmsys.vindex.index import Index
 from llmsys.vindex.intake import Access
@@ -23,6 +23,15 @@ class AccessRecord(msgspec.Struct, frozen=True):
 
     id: Id
     tenants: list[str]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What is read of an answer of `search`."""
+
+    ids: list[Id]
+
+
+_ANSWERS = msgspec.json.Decoder(Answer)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,8 +76,17 @@ def typed_ids(words: list[str], index: Index) -> list[Id]:
 
 
 def listed_ids(source: str, index: Index) -> list[Id]:
-    """One id per line, integers where the index has integers. Raises BadInput for a word that is none."""
-    return list(_parsed(read_names(source), index))
+    """One id per line, integers where the index has integers, or answers of `search`.
+
+    Raises BadInput for a word that is none.
+    """
+    found: list[Id] = []
+    for name in read_names(source):
+        if name.startswith("{"):
+            found += decode_record(name.encode(), _ANSWERS, source).ids
+        else:
+            found += _parsed([name], index)
+    return found
 
 
 def _parsed(words: Iterable[str], index: Index) -> Iterator[Id]:

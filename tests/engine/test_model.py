@@ -58,7 +58,7 @@ def sequence_of(tokens, number=0):
 def logits_by_steps(decoder, chunkings, tokens):
     """Logits after each chunk of each sequence, sequences advancing together, one plan a step."""
     pool = AdapterPool(decoder.config, slots=0, rank_max=8, dtype=torch.float32)
-    runner = Runner(decoder, pool, rows=len(tokens), max_len=decoder.config.max_len)
+    runner = Runner.on_rows(decoder, pool, rows=len(tokens), max_len=decoder.config.max_len)
     sequences = [sequence_of(ids, number) for number, ids in enumerate(tokens)]
     found = [[] for _ in tokens]
     for step in range(max(map(len, chunkings))):
@@ -91,7 +91,7 @@ def test_logits_equal_those_of_transformers_however_the_tokens_are_cut(pair):
 def test_a_row_that_moved_into_a_hole_keeps_its_keys_and_values(pair):
     theirs, decoder = pair
     pool = AdapterPool(decoder.config, slots=0, rank_max=8, dtype=torch.float32)
-    runner = Runner(decoder, pool, rows=3, max_len=128)
+    runner = Runner.on_rows(decoder, pool, rows=3, max_len=128)
     tokens = [[3, 5, 7, 11, 13, 17], [19, 23, 29, 31], [2, 4, 6, 8, 10, 12, 14]]
     sequences = [sequence_of(ids, number) for number, ids in enumerate(tokens)]
     runner.execute(Plan(tuple(Chunk(s, 0, len(s.token_ids) - 1, samples=False) for s in sequences)))
@@ -108,7 +108,7 @@ def test_a_row_that_moved_into_a_hole_keeps_its_keys_and_values(pair):
 def test_idle_rows_between_decoding_ones_change_nothing(pair, idle):
     theirs, decoder = pair
     pool = AdapterPool(decoder.config, slots=0, rank_max=8, dtype=torch.float32)
-    runner = Runner(decoder, pool, rows=5, max_len=128)
+    runner = Runner.on_rows(decoder, pool, rows=5, max_len=128)
     tokens = [[3, 5, 7, 11, 13, 17], [19, 23, 29], [2, 4, 6, 8, 10, 12, 14], [1, 2], [9, 9, 8, 8, 7]]
     sequences = [sequence_of(ids, number) for number, ids in enumerate(tokens)]
     runner.execute(Plan(tuple(Chunk(s, 0, len(s.token_ids) - 1, samples=False) for s in sequences)))
@@ -125,7 +125,7 @@ def test_idle_rows_between_decoding_ones_change_nothing(pair, idle):
 def test_a_copied_prefix_continues_like_its_source(pair):
     theirs, decoder = pair
     pool = AdapterPool(decoder.config, slots=0, rank_max=8, dtype=torch.float32)
-    runner = Runner(decoder, pool, rows=2, max_len=128)
+    runner = Runner.on_rows(decoder, pool, rows=2, max_len=128)
     source, branch = sequence_of([9, 8, 7, 6, 5]), sequence_of([9, 8, 7, 40, 41], 1)
     runner.execute(Plan((Chunk(source, 0, 5, samples=False),)))
     runner.copy_prefix(0, 1, 3)

@@ -23,7 +23,7 @@ NEW_TOKENS = 64
 
 def runner_for(model, *, slots=0):
     pool = AdapterPool(model.config, slots=slots, rank_max=64, dtype=model.decoder.dtype)
-    return Runner(model.decoder, pool, rows=48, max_len=512), pool
+    return Runner.on_rows(model.decoder, pool, rows=48, max_len=512), pool
 
 
 def first_plan(ids):
@@ -142,9 +142,11 @@ def test_logprobs_are_those_of_the_reference_forward(smollm2, reference, prompts
     runner, _ = runner_for(smollm2)
     ids = prompts[0] + answers[0][:8]
     sequence = Sequence(0, Request(prompt=ids), ids, prompt_tokens=len(ids))
-    ours = runner.execute(Plan((Chunk(sequence, 0, len(ids), samples=True),))).log_softmax(dim=-1)[0]
+    ours = runner.execute(Plan((Chunk(sequence, 0, len(ids), samples=True, scores=True),))).log_softmax(dim=-1)
     with torch.inference_mode():
-        theirs = reference(torch.tensor([ids])).logits[0, -1].log_softmax(dim=-1)
+        theirs = reference(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
 
     likely = theirs.topk(1000).indices
-    torch.testing.assert_close(ours[likely], theirs[likely], rtol=0, atol=1e-3)
+    following = torch.tensor(ids[1:])[:, None]
+    torch.testing.assert_close(ours.gather(1, likely), theirs.gather(1, likely), rtol=0, atol=1e-3)
+    torch.testing.assert_close(ours[:-1].gather(1, following), theirs[:-1].gather(1, following), rtol=0, atol=1e-3)

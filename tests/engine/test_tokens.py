@@ -8,8 +8,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from llmsys.engine.errors import ModelError, RequestError
-from llmsys.engine.loader import find_model
 from llmsys.engine.tokens import Tokenizer
+from llmsys.gpu import find_model
 
 pytestmark = pytest.mark.xdist_group("smollm2")
 

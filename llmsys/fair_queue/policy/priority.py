@@ -10,6 +10,7 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from llmsys.fair_queue.policy.backlog import request_from, request_to
@@ -22,11 +23,15 @@ MOST_PREEMPTIONS = 3
 
 @dataclass(slots=True)
 class _Class:
-    """Requests of one class; `inner` takes those that were stopped, in `stopped`, for running ones."""
+    """Requests of one class; `inner` takes those that were stopped, in `stopped`, for running ones.
+
+    ageing: heap of when each may move up, and of some that have left.
+    """
 
     inner: Policy
     waiting: dict[str, Request] = field(default_factory=dict)
     stopped: deque[str] = field(default_factory=deque)
+    ageing: list[tuple[float, str]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -50,7 +55,6 @@ class StrictPriority:
         self._places: dict[str, _Place] = {}
         self._running: dict[str, None] = {}
         self._stops: Counter[str] = Counter()
-        self._ageing: list[tuple[float, str]] = []
 
     def arrive(self, request: Request, now_s: float) -> Decision:
         """Queue the request in its class."""
@@ -151,7 +155,6 @@ class StrictPriority:
             for values, level, since_s, generated in state["places"]
         }
         self._classes = {}
-        self._ageing = []
         for level, inner, waiting, stopped in state["classes"]:
             members = self._classes[level] = _Class(self._make_inner(), {}, deque(stopped))
             members.inner.restore(inner)
@@ -170,23 +173,27 @@ class StrictPriority:
 
     def _will_age(self, request_id: str) -> None:
         if self._age_s is not None:
-            heapq.heappush(self._ageing, (self._places[request_id].since_s + self._age_s, request_id))
+            place = self._places[request_id]
+            heapq.heappush(self._classes[place.level].ageing, (place.since_s + self._age_s, request_id))
 
     def _age(self, now_s: float) -> None:
-        """Move every request whose time has come to the next class above its own."""
-        while self._age_s is not None and self._ageing and self._ageing[0][0] <= now_s:
-            due_s, request_id = heapq.heappop(self._ageing)
-            place = self._places.get(request_id)
-            above = [level for level in self._classes if place is not None and level > place.level]
-            if place is None or request_id not in self._classes[place.level].waiting:
-                continue
-            if not above:
-                heapq.heappush(self._ageing, (max(due_s + self._age_s, now_s), request_id))
-                return
-            self._classes[place.level].inner.cancel(request_id, now_s)
-            del self._classes[place.level].waiting[request_id]
-            place.level, place.since_s = min(above), due_s
-            self._enter(request_id, now_s)
+        """Move every request whose time has come to the next class above its own, lowest class first.
+
+        In the highest class time goes on, so that a request moves at once when there is a class above.
+        """
+        if self._age_s is None:
+            return
+        for level, above in pairwise(sorted(self._classes)):
+            members = self._classes[level]
+            while members.ageing and members.ageing[0][0] <= now_s:
+                due_s, request_id = heapq.heappop(members.ageing)
+                place = self._places.get(request_id)
+                if place is None or request_id not in members.waiting or place.since_s + self._age_s != due_s:
+                    continue
+                members.inner.cancel(request_id, now_s)
+                del members.waiting[request_id]
+                place.level, place.since_s = above, due_s
+                self._enter(request_id, now_s)
 
     def _runs(self, request_id: str) -> _Place:
         if request_id not in self._running:

@@ -9,7 +9,6 @@ costs and any prediction, under sum and peak reservation; `run.py` knows what el
 
 import numpy as np
 
-from llmsys.fair_queue.compiled import compiled, inlined
 from llmsys.fair_queue.sim.ledger import (
     ARRIVED,
     BATCH,
@@ -24,6 +23,7 @@ from llmsys.fair_queue.sim.ledger import (
     Rules,
 )
 from llmsys.fair_queue.sim.queues import STEP, WAITING, Queues, least_queue, lowered, next_key, pop_head, push, touch
+from llmsys.gpu.compiled import compiled, inlined
 
 __all__ = ["simulate_arrays"]
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.fair_queue.compiled import compiled, inlined
+from llmsys.gpu.compiled import compiled, inlined
 
 __all__ = ["STEP", "WAITING", "Queues", "least_queue", "lowered", "new_queues", "next_key", "pop_head", "push", "touch"]
 

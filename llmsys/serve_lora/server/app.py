@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from llmsys.serve_lora.server import routes
+from llmsys.serve_lora.server import adapter_routes, routes
 from llmsys.serve_lora.server.faults import ApiFault
 from llmsys.serve_lora.server.service import Service
 
@@ -23,9 +23,11 @@ ROUTES = (
     ("/v1/chat/completions", routes.chat, "POST"),
     ("/v1/completions", routes.completion, "POST"),
     ("/v1/models", routes.models, "GET"),
-    ("/v1/lora_adapters", routes.lora_adapters, "GET"),
-    ("/v1/load_lora_adapter", routes.load, "POST"),
-    ("/v1/unload_lora_adapter", routes.unload, "POST"),
+    ("/v1/lora_adapters", adapter_routes.lora_adapters, "GET"),
+    ("/v1/lora_adapters/{name}/pin", adapter_routes.pin, "POST"),
+    ("/v1/lora_adapters/{name}/unpin", adapter_routes.unpin, "POST"),
+    ("/v1/load_lora_adapter", adapter_routes.load, "POST"),
+    ("/v1/unload_lora_adapter", adapter_routes.unload, "POST"),
     ("/tokenize", routes.tokenize, "POST"),
     ("/detokenize", routes.detokenize, "POST"),
     ("/health", routes.health, "GET"),

@@ -15,7 +15,11 @@ from llmsys.engine.core import Engine
 from llmsys.engine.model import ModelConfig
 from llmsys.engine.parts import TextCodec
 from llmsys.engine.server_loop import AsyncEngine
+from llmsys.serve_lora.adapter_check import checked_reader
+from llmsys.serve_lora.adapter_shelf import AdapterShelf
+from llmsys.serve_lora.json_grammar import JsonGrammar
 from llmsys.serve_lora.ledger import VERSION, Ledger, Opening
+from llmsys.serve_lora.server.jobs import MakeMask
 from llmsys.serve_lora.server.metering import Meter, MeteredExecutor
 from llmsys.serve_lora.server.registry import AdapterRegistry, Slots
 from llmsys.serve_lora.server.settings import ServerSettings
@@ -38,6 +42,7 @@ class Loaded:
     model: ModelConfig
     meter: Meter
     ranks: dict[str, int]
+    shelf: AdapterShelf
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,9 @@ class Backend:
     tokenizer: TextCodec
     registry: AdapterRegistry
     pool: "AdapterPool"
+    shelf: AdapterShelf
     meter: Meter
+    masks: MakeMask | None
     names: tuple[str, ...]
     max_len: int
     vocab_size: int
@@ -56,18 +63,23 @@ class Backend:
 
 def load(settings: ServerSettings) -> Loaded:
     """Load the model and put the meter in; takes seconds. Raises as `Engine.load` does."""
-    from llmsys.engine.loader import find_model, read_config
+    from llmsys.engine.loader import read_config
+    from llmsys.gpu import find_model
 
     config = settings.engine.config()
     model = read_config(find_model(settings.model))
     parts = assemble(settings.model, config)
     clock = _clock()
     opening = Opening(
-        version=VERSION, devices=1, kv_token_bytes=parts.token_bytes, prices=settings.prices, unix_s=time.time()
+        version=VERSION, devices=1, kv_token_bytes=parts.token_bytes, prices=settings.records.prices, unix_s=time.time()
     )
-    ledger = Ledger(opening, model=StepModel(), start_s=clock(), path=settings.ledger, keep=KEPT_WINDOWS)
+    ledger = Ledger(opening, model=StepModel(), start_s=clock(), path=settings.records.ledger, keep=KEPT_WINDOWS)
     meter = Meter(ledger, clock)
     ranks: dict[str, int] = {}
+    shelf = AdapterShelf(
+        checked_reader(model, rank_max=config.lora_rank_max), limit_bytes=settings.engine.host_adapters_bytes
+    )
+    parts.adapters.read_through(shelf.get)
     engine = Engine(
         MeteredExecutor(parts.runner, meter, rank_of=lambda name: ranks.get(name, 0)),
         parts.tokenizer,
@@ -79,7 +91,7 @@ def load(settings: ServerSettings) -> Loaded:
         shared_blocks=parts.shared_blocks,
         on_event=meter.on_event,
     )
-    return Loaded(engine, parts.adapters, model, meter, ranks)
+    return Loaded(engine, parts.adapters, model, meter, ranks, shelf)
 
 
 @asynccontextmanager
@@ -97,19 +109,33 @@ async def opened(loaded: Loaded, settings: ServerSettings) -> AsyncIterator[Back
                 registry=AdapterRegistry(
                     settings.adapters,
                     settings.named,
-                    config=loaded.model,
-                    rank_max=settings.engine.lora_rank_max,
+                    shelf=loaded.shelf,
+                    pins_max=settings.engine.lora_slots - 1,
                     in_engine=in_engine,
                     ranks=loaded.ranks,
                 ),
                 pool=loaded.pool,
+                shelf=loaded.shelf,
                 meter=loaded.meter,
+                masks=_masks(loaded),
                 names=tuple(dict.fromkeys((settings.model, Path(settings.model).stem))),
                 max_len=loaded.engine.max_len,
                 vocab_size=loaded.model.vocab,
             )
     finally:
+        loaded.shelf.close()
         loaded.meter.close()
+
+
+def _masks(loaded: Loaded) -> MakeMask | None:
+    """What makes an answer's mask, None for a tokenizer that is not the engine's own."""
+    from llmsys.engine.tokens import Tokenizer
+
+    tokenizer = loaded.engine.tokenizer
+    if not isinstance(tokenizer, Tokenizer):
+        return None
+    grammar, vocab = JsonGrammar(tokenizer), loaded.model.vocab
+    return lambda schema, prompt_tokens: grammar.mask(schema, prompt_tokens=prompt_tokens, vocab=vocab)
 
 
 def _clock() -> Callable[[], float]:

@@ -3,19 +3,22 @@
 What the API knows and we do not do is refused by name, never ignored. Knows nothing of HTTP or of adapters' files.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from llmsys.engine.errors import RequestError
 from llmsys.engine.parts import TextCodec
-from llmsys.engine.sequence import Request
+from llmsys.engine.sequence import Request, SamplingParams
+from llmsys.errors import Unavailable
 from llmsys.serve_lora.batch_requests import chat_messages, sampling_of
+from llmsys.serve_lora.json_grammar import JsonMask, schema_of
 from llmsys.serve_lora.server.bodies import AnswerBody
 from llmsys.serve_lora.server.faults import ApiFault, not_found
 
-__all__ = ["Job", "adapter_of", "check_offered", "make_job"]
+__all__ = ["Job", "MakeMask", "adapter_of", "check_offered", "make_job"]
 
+MakeMask = Callable[[Mapping[str, object], int], JsonMask]
 UNLIMITED = 1 << 30
 COMPLETION_TOKENS = 16
 PROMPTS_MAX = 256
@@ -25,7 +28,6 @@ NOT_DONE = {
     "suffix": "the models here continue text, they do not fill gaps",
     "functions": "it is the older name of tools",
     "tools": "put `llmsys tool-serve` in front, which declares tools and reads calls",
-    "response_format": "an adapter made with `llmsys serve-lora adapters make --task json` writes JSON",
 }
 
 
@@ -56,9 +58,8 @@ def adapter_of(model: str, base: Sequence[str], adapters: Sequence[str]) -> str 
 
 def check_offered(body: AnswerBody, *, chat: bool) -> None:
     """Raise ApiFault for a parameter that is not done here, and for a body without a prompt."""
-    plain = body.response_format is not None and body.response_format.get("type") == "text"
     for name, remedy in NOT_DONE.items():
-        if getattr(body, name) and not (name == "response_format" and plain):
+        if getattr(body, name):
             raise ApiFault(400, f"{name} is not done here; {remedy}", code="unsupported_parameter", param=name)
     if chat and not body.messages:
         raise ApiFault(400, "messages is missing or empty; expected at least one", param="messages")
@@ -79,29 +80,48 @@ def make_job(
     tokenizer: TextCodec,
     max_len: int,
     cache_salt: str = "",
+    masks: MakeMask | None = None,
 ) -> Job:
     """Tokenize the prompts and make the engine's requests; takes milliseconds per thousand tokens.
 
-    Raises ApiFault for prompts that cannot fit, RequestError for parameters out of range.
+    masks: makes the grammar's mask of an answer, None where the model's tokenizer has no tables. Raises ApiFault for
+    prompts that cannot fit and parameters out of range.
     """
     try:
         sampling = sampling_of(body, max_tokens=UNLIMITED if chat else COMPLETION_TOKENS, chat=chat)
         prompts = [_chat(body, tokenizer, max_len)] if chat else _prompts(body, tokenizer, max_len)
+        held = [_held(sampling, body, masks, len(ids)) for ids in prompts]
     except (RequestError, ValueError, TypeError) as error:
         raise ApiFault(400, str(error), code="invalid_value") from error
     requests = tuple(
         Request(
             prompt=ids,
-            sampling=sampling,
+            sampling=choosing,
             adapter=adapter,
             tenant=tenant,
             priority=body.priority or 0,
             cache_salt=cache_salt,
         )
-        for ids in prompts
+        for ids, choosing in zip(prompts, held, strict=True)
     )
     texts = tuple(tokenizer.decode(ids) for ids in prompts) if body.echo else ()
     return Job(body, chat, tenant, adapter, requests, texts)
+
+
+def _held(sampling: SamplingParams, body: AnswerBody, masks: MakeMask | None, prompt_tokens: int) -> SamplingParams:
+    """The same sampling, held to the body's response_format. Raises RequestError, ApiFault."""
+    schema = schema_of(body.response_format)
+    if schema is None:
+        return sampling
+    if masks is None or sampling.n > 1:
+        remedy = "this model has no tokenizer tables for it" if masks is None else "one answer at a time; n is 1"
+        raise ApiFault(
+            400, f"response_format is not done here; {remedy}", code="unsupported_parameter", param="response_format"
+        )
+    try:
+        return replace(sampling, logits_processor=masks(schema, prompt_tokens))
+    except Unavailable as error:
+        raise ApiFault(400, str(error), code="unsupported_parameter", param="response_format") from error
 
 
 def _chat(body: AnswerBody, tokenizer: TextCodec, max_len: int) -> list[int]:

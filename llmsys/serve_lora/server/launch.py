@@ -11,9 +11,9 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from llmsys.errors import Unavailable
+from llmsys.errors import Unavailable, UsageFault
 from llmsys.serve_lora.server.app import make_app
-from llmsys.serve_lora.server.backend import load, opened
+from llmsys.serve_lora.server.backend import Backend, load, opened
 from llmsys.serve_lora.server.service import Service
 from llmsys.serve_lora.server.settings import Address, ServerSettings
 
@@ -69,6 +69,8 @@ async def _serve(
     try:
         loaded = await asyncio.to_thread(load, settings)
         async with opened(loaded, settings) as backend:
+            for name in settings.pins:
+                await _pin(backend, name)
             service.open(backend)
             if not serving.done():
                 ready({"model": backend.names[0], "adapters": len(backend.registry.names())})
@@ -77,6 +79,15 @@ async def _serve(
         server.should_exit = True
         service.close()
         await serving
+
+
+async def _pin(backend: Backend, name: str) -> None:
+    """Pin an adapter at the start. Raises UsageFault for one that is not there, AdapterError for one that is broken."""
+    try:
+        await backend.registry.pin(name, hold=True)
+    except KeyError as error:
+        known = ", ".join(backend.registry.names()) or "none"
+        raise UsageFault(f"--pin {name}: no such adapter; adapters: {known}") from error
 
 
 @contextmanager

@@ -5,6 +5,7 @@ the rows of a step up to the moment its tokens are out; what lies between steps 
 and idle time else. Knows nothing of HTTP.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 from torch import Tensor
@@ -18,12 +19,15 @@ from llmsys.serve_lora.step_cost import StepRow
 
 __all__ = ["Meter", "MeteredExecutor"]
 
+REMEMBERED = 1 << 14
+
 
 class Meter:
-    """Keeps a ledger, and device seconds by tenant; `clock` in seconds, the ledger's."""
+    """Keeps a ledger, and device seconds by tenant and by recent request; `clock` in seconds, the ledger's."""
 
     def __init__(self, ledger: Ledger, clock: Callable[[], float]) -> None:
         self.device_s: dict[str, float] = {}
+        self._request_s: OrderedDict[int, float] = OrderedDict()
         self._ledger = ledger
         self._clock = clock
         self._open = 0
@@ -37,6 +41,10 @@ class Meter:
             self._open += 1
         elif event.kind in ("finish", "cancel"):
             self._open -= 1
+
+    def seconds_of(self, request_id: int) -> float:
+        """Device seconds charged to a request so far; of one that ended long ago, 0."""
+        return self._request_s.get(request_id, 0.0)
 
     def step_begins(self) -> None:
         """What came before belongs to the step before, or to nobody."""
@@ -61,6 +69,9 @@ class Meter:
         self._rows, self._sampled = [], []
         for row, share in zip(rows, self._ledger.charge(now_s, rows, output_tokens=sampled), strict=True):
             self.device_s[row.tenant] = self.device_s.get(row.tenant, 0.0) + share
+            self._request_s[row.request] = self._request_s.pop(row.request, 0.0) + share
+        while len(self._request_s) > REMEMBERED:
+            self._request_s.popitem(last=False)
 
 
 class MeteredExecutor(PlanTap):

@@ -88,6 +88,11 @@ class _EngineGauges(Collector):
             "generation_tokens": ("Tokens generated.", stats.output_tokens),
             "num_preemptions": ("Sequences computed again for want of memory.", stats.preemptions),
             "engine_steps": ("Steps of the engine.", stats.steps),
+            "adapter_reads": ("Adapters read from disk.", self._backend.shelf.reads),
+            "adapter_late_reads": (
+                "Adapters for which a step had to wait for the disk.",
+                self._backend.shelf.late_reads,
+            ),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(prefix + name, text, value=value)

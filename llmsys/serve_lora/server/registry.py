@@ -8,23 +8,18 @@ Reading and checking happen outside the engine's thread; a broken adapter is its
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from llmsys.engine.adapter_files import AdapterFile, read_adapter
-from llmsys.engine.errors import AdapterError
-from llmsys.engine.lora import group_widths
-from llmsys.engine.model import ModelConfig
+from llmsys.engine.errors import AdapterBusy, AdapterError
 from llmsys.serve_lora.adapter_check import check_name
 from llmsys.serve_lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from llmsys.serve_lora.adapter_shelf import AdapterShelf, Signature, signature
 
 __all__ = ["AdapterInfo", "AdapterRegistry", "Slots"]
-
-HEADER_BYTES = 16 << 20
-CONFIG_BYTES = 1 << 20
-MISSING = (0, 0, 0)
-Signature = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
 class Slots(Protocol):
@@ -39,10 +34,19 @@ class Slots(Protocol):
     def resident(self) -> tuple[str, ...]:
         """Names that hold a slot."""
 
+    def acquire(self, name: str) -> int:
+        """Hold a name's slot, so that it is not given to another. Raises AdapterBusy, AdapterError."""
+
+    def release(self, slot: int) -> None:
+        """Give one hold back."""
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterInfo:
-    """One adapter as `/v1/lora_adapters` shows it. tier: registered (not read yet), host (checked) or resident."""
+    """One adapter as `/v1/lora_adapters` shows it.
+
+    tier: registered (not read yet), disk (checked, but no longer in memory), host, resident (in a slot), or broken.
+    """
 
     name: str
     path: str
@@ -53,12 +57,13 @@ class AdapterInfo:
     digest: str
     uses: int
     last_use_s: float | None
+    pinned: bool
     fault: str
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """What is known of a name; `signature` is of the files that the engine was told of."""
+    """What is known of a name; `signature` is of the files that the engine was told of, `pin` the slot that is held."""
 
     path: Path
     signature: Signature | None = None
@@ -68,6 +73,7 @@ class _Entry:
     digest: str = ""
     uses: int = 0
     last_use_s: float | None = None
+    pin: int | None = None
     fault: str = ""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -75,7 +81,8 @@ class _Entry:
 class AdapterRegistry:
     """Names to adapters. `in_engine(action)` runs an action on the engine's slots in the engine's thread.
 
-    ranks: filled with the rank of every adapter that the engine knows, for the meter.
+    shelf: the tier between disk and slots. pins_max: adapters that may keep their slots for good. ranks: filled with
+    the rank of every adapter that the engine knows, for the meter.
     """
 
     def __init__(
@@ -83,16 +90,16 @@ class AdapterRegistry:
         directory: Path | None,
         named: Mapping[str, Path],
         *,
-        config: ModelConfig,
-        rank_max: int,
+        shelf: AdapterShelf,
+        pins_max: int,
         in_engine: Callable[[Callable[[Slots], None]], Awaitable[None]],
         ranks: dict[str, int],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._directory = directory
         self._entries = {name: _Entry(path) for name, path in named.items()}
-        self._config = config
-        self._rank_max = rank_max
+        self._shelf = shelf
+        self._pins_max = pins_max
         self._in_engine = in_engine
         self._clock = clock
         self._ranks = ranks
@@ -110,15 +117,36 @@ class AdapterRegistry:
         return self._find(name) is not None
 
     async def prepare(self, name: str) -> None:
-        """Check an adapter whose files are new and tell the engine of it. Raises AdapterError for what does not fit."""
+        """Bring an adapter to the host, and tell the engine of it if its files are new.
+
+        Raises AdapterError for what does not fit.
+        """
         entry = self._find(name)
         if entry is None:
             raise AdapterError(f"no such adapter {name!r}")
         entry.uses += 1
         entry.last_use_s = self._clock()
-        if entry.signature is None or entry.signature != _signature(entry.path):
+        if entry.signature != signature(entry.path) or not self._shelf.holds(entry.path):
             async with entry.lock:
                 await self._take_in(name, entry)
+
+    async def pin(self, name: str, *, hold: bool) -> None:
+        """Let an adapter keep its slot whatever is asked for, or no longer.
+
+        Raises KeyError for one that is not there, ValueError for more than may be pinned, AdapterError for files that
+        do not fit, AdapterBusy where every slot is in use.
+        """
+        entry = self._find(name)
+        if entry is None:
+            raise KeyError(name)
+        async with entry.lock:
+            if hold and entry.pin is None:
+                if sum(other.pin is not None for other in self._entries.values()) >= self._pins_max:
+                    raise ValueError(f"{self._pins_max} adapters are pinned; one slot at least is for the others")
+                await self._take_in(name, entry)
+                await self._in_engine(partial(_hold, name, entry))
+            elif not hold:
+                await self._in_engine(partial(_let_go, entry))
 
     async def load(self, name: str, path: str, *, replace: bool) -> None:
         """Register an adapter of the adapters directory under a name, checked.
@@ -132,7 +160,7 @@ class AdapterRegistry:
             raise ValueError(f"adapter {name!r} is loaded already; load_inplace replaces it")
         entry = _Entry(self._inside(path))
         if name in self._entries:
-            entry.generation = self._entries[name].generation
+            entry.generation, entry.pin = self._entries[name].generation, self._entries[name].pin
         await self._take_in(name, entry)
         self._entries[name] = entry
         self._hidden.discard(name)
@@ -146,11 +174,11 @@ class AdapterRegistry:
         del self._entries[name]
         self._ranks.pop(name, None)
         if entry.signature is not None:
-            await self._in_engine(lambda slots: slots.unregister(name))
+            await self._in_engine(partial(_forget, name, entry))
 
     def report(self, resident: tuple[str, ...]) -> list[AdapterInfo]:
         """Every adapter in order of name, given those that hold a slot."""
-        return [_info(name, self._entries[name], resident) for name in self.names()]
+        return [self._info(name, resident) for name in self.names()]
 
     def _find(self, name: str) -> _Entry | None:
         if name in self._hidden:
@@ -164,29 +192,37 @@ class AdapterRegistry:
 
     async def _take_in(self, name: str, entry: _Entry) -> None:
         """Check the files as they are now, and let the engine know them if they are not those it knows."""
-        signature = _signature(entry.path)
-        if signature == entry.signature:
-            return
+        now = signature(entry.path)
         try:
-            file = await asyncio.to_thread(self._read, entry.path)
+            file = await asyncio.wrap_future(self._shelf.bring(entry.path))
         except AdapterError as error:
             entry.fault = error.message
             raise
+        if now == entry.signature:
+            return
         self._ranks[name] = file.rank
-        await self._in_engine(lambda slots: slots.register(name, entry.path))
-        entry.signature = signature
+        await self._in_engine(partial(_replace, name, entry))
+        entry.signature = now
         entry.generation += 1
         entry.rank, entry.digest, entry.fault = file.rank, file.digest.hex(), ""
-        entry.file_bytes = signature[1][1]
+        entry.file_bytes = now[1][1]
 
-    def _read(self, path: Path) -> AdapterFile:
-        """Read and check an adapter whose files are of a size that such an adapter can have."""
-        widths = group_widths(self._config).values()
-        numbers = self._config.layers * self._rank_max * sum(width * len(outs) + sum(outs) for width, outs in widths)
-        for file, limit in ((path / CONFIG_FILE, CONFIG_BYTES), (path / WEIGHTS_FILE, 8 * numbers + HEADER_BYTES)):
-            if (size := _facts(file)[1]) > limit:
-                raise AdapterError(f"{file}: {size} bytes; expected at most {limit}")
-        return read_adapter(path, self._config, rank_max=self._rank_max)
+    def _info(self, name: str, resident: tuple[str, ...]) -> AdapterInfo:
+        entry = self._entries[name]
+        tier = "registered" if entry.signature is None else self._shelf.tier(entry.path)
+        return AdapterInfo(
+            name=name,
+            path=str(entry.path),
+            tier="broken" if entry.fault else "resident" if name in resident else tier,
+            generation=entry.generation,
+            rank=entry.rank,
+            file_bytes=entry.file_bytes,
+            digest=entry.digest,
+            uses=entry.uses,
+            last_use_s=entry.last_use_s,
+            pinned=entry.pin is not None,
+            fault=entry.fault,
+        )
 
     def _inside(self, path: str) -> Path:
         if self._directory is None:
@@ -206,7 +242,7 @@ def _name_fault(name: str) -> str | None:
 
 
 def _is_adapter(path: Path) -> bool:
-    return _facts(path / CONFIG_FILE) != MISSING
+    return (path / CONFIG_FILE).is_file()
 
 
 def _within(path: Path, directory: Path) -> bool:
@@ -215,31 +251,25 @@ def _within(path: Path, directory: Path) -> bool:
     return all(one.resolve().is_relative_to(root) for one in (path, path / CONFIG_FILE, path / WEIGHTS_FILE))
 
 
-def _signature(path: Path) -> Signature:
-    """What changes when an adapter's files do: inode, size and time of change of each; zeros for a missing one."""
-    return _facts(path / CONFIG_FILE), _facts(path / WEIGHTS_FILE)
+def _replace(name: str, entry: _Entry, slots: Slots) -> None:
+    """Register what an entry's path holds now; a pinned adapter goes on pinned, as what it is now."""
+    slots.register(name, entry.path)
+    if entry.pin is not None:
+        _let_go(entry, slots)
+        with suppress(AdapterBusy):  # then it is as any other, which its report says
+            _hold(name, entry, slots)
 
 
-def _facts(file: Path) -> tuple[int, int, int]:
-    """Inode, size and time of change of a file, or MISSING."""
-    try:
-        facts = file.stat()
-    except OSError:
-        return MISSING
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+def _hold(name: str, entry: _Entry, slots: Slots) -> None:
+    entry.pin = slots.acquire(name)
 
 
-def _info(name: str, entry: _Entry, resident: tuple[str, ...]) -> AdapterInfo:
-    tier = "broken" if entry.fault else "registered" if entry.signature is None else "host"
-    return AdapterInfo(
-        name=name,
-        path=str(entry.path),
-        tier="resident" if name in resident else tier,
-        generation=entry.generation,
-        rank=entry.rank,
-        file_bytes=entry.file_bytes,
-        digest=entry.digest,
-        uses=entry.uses,
-        last_use_s=entry.last_use_s,
-        fault=entry.fault,
-    )
+def _let_go(entry: _Entry, slots: Slots) -> None:
+    if entry.pin is not None:
+        slots.release(entry.pin)
+        entry.pin = None
+
+
+def _forget(name: str, entry: _Entry, slots: Slots) -> None:
+    _let_go(entry, slots)
+    slots.unregister(name)

@@ -5,16 +5,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
 from llmsys import __version__
-from llmsys.engine.errors import AdapterError, EngineError
+from llmsys.engine.errors import EngineError
 from llmsys.serve_lora.batch_requests import Refusal
 from llmsys.serve_lora.server import bodies
-from llmsys.serve_lora.server.faults import ApiFault, api_fault, forbidden, not_found
+from llmsys.serve_lora.server.access import json_response, service_of, tenant_of
+from llmsys.serve_lora.server.faults import ApiFault, api_fault, forbidden
 from llmsys.serve_lora.server.metrics import CONTENT_TYPE
 from llmsys.serve_lora.server.service import Service
 from llmsys.serve_lora.server.streaming import Frame, Tagged, chunks, whole_answer
@@ -26,13 +26,10 @@ __all__ = [
     "completion",
     "detokenize",
     "health",
-    "load",
-    "lora_adapters",
     "metrics",
     "models",
     "ready",
     "tokenize",
-    "unload",
     "version",
 ]
 
@@ -79,8 +76,8 @@ async def completion(request: Request) -> Response:
 
 async def models(request: Request) -> Response:
     """`GET /v1/models`: the base model, then the adapters that the client may see."""
-    service = _service(request)
-    tenant = _tenant(request)
+    service = service_of(request)
+    tenant = tenant_of(request)
     base = service.backend.names[0]
     resident = service.backend.pool.resident()
     known = {info.name: info for info in service.backend.registry.report(resident)}
@@ -88,60 +85,26 @@ async def models(request: Request) -> Response:
     for name in service.visible(tenant):
         info = known[name]
         rows.append(_model(name, root=info.path, parent=base, tier=info.tier, generation=info.generation))
-    return _json({"object": "list", "data": rows})
-
-
-async def lora_adapters(request: Request) -> Response:
-    """`GET /v1/lora_adapters`: what is known of each adapter that the client may see."""
-    service = _service(request)
-    tenant = _tenant(request)
-    infos = service.backend.registry.report(service.backend.pool.resident())
-    return _json({"object": "list", "data": [info for info in infos if tenant.may_use(info.name)]})
-
-
-async def load(request: Request) -> Response:
-    """`POST /v1/load_lora_adapter`: a directory below the adapters directory, under a name."""
-    service = _operator(request)
-    body = await bodies.read_body(request, bodies.LoadBody, limit=service.settings.max_body_bytes)
-    try:
-        await service.backend.registry.load(body.lora_name, body.lora_path, replace=body.load_inplace)
-    except PermissionError as error:
-        raise forbidden(str(error)) from error
-    except ValueError as error:
-        raise ApiFault(400, str(error), code="invalid_value", param="lora_name") from error
-    except AdapterError as error:
-        raise api_fault(error, retry_after_s=1.0) from error
-    return _json({"status": "ok", "lora_name": body.lora_name})
-
-
-async def unload(request: Request) -> Response:
-    """`POST /v1/unload_lora_adapter`: forget a name; requests under way end on it."""
-    service = _operator(request)
-    body = await bodies.read_body(request, bodies.UnloadBody, limit=service.settings.max_body_bytes)
-    try:
-        await service.backend.registry.unload(body.lora_name)
-    except KeyError as error:
-        raise not_found(f"the adapter {body.lora_name[:128]!r} does not exist", param="lora_name") from error
-    return _json({"status": "ok", "lora_name": body.lora_name})
+    return json_response({"object": "list", "data": rows})
 
 
 async def tokenize(request: Request) -> Response:
     """`POST /tokenize`: token ids of a text."""
-    service = _service(request)
-    _tenant(request)
+    service = service_of(request)
+    tenant_of(request)
     body = await bodies.read_body(request, bodies.TokenizeBody, limit=service.settings.max_body_bytes)
     tokens = await service.in_texts(lambda: service.backend.tokenizer.encode(body.prompt))
-    return _json({"count": len(tokens), "max_model_len": service.backend.max_len, "tokens": tokens})
+    return json_response({"count": len(tokens), "max_model_len": service.backend.max_len, "tokens": tokens})
 
 
 async def detokenize(request: Request) -> Response:
     """`POST /detokenize`: the text of token ids."""
-    service = _service(request)
-    _tenant(request)
+    service = service_of(request)
+    tenant_of(request)
     body = await bodies.read_body(request, bodies.DetokenizeBody, limit=service.settings.max_body_bytes)
     if not all(0 <= token < service.backend.vocab_size for token in body.tokens):
         raise ApiFault(400, f"tokens outside 0 to {service.backend.vocab_size - 1}", param="tokens")
-    return _json({"prompt": await service.in_texts(lambda: service.backend.tokenizer.decode(body.tokens))})
+    return json_response({"prompt": await service.in_texts(lambda: service.backend.tokenizer.decode(body.tokens))})
 
 
 async def health(request: Request) -> Response:
@@ -149,33 +112,33 @@ async def health(request: Request) -> Response:
     service: Service = request.app.state.service
     if not service.draining:
         service.backend  # noqa: B018 (raises)
-    return _json({"status": "ok"})
+    return json_response({"status": "ok"})
 
 
 async def ready(request: Request) -> Response:
     """`GET /ready`: 200 when a request would be taken."""
-    _service(request).backend  # noqa: B018 (raises)
-    return _json({"status": "ready"})
+    service_of(request).backend  # noqa: B018 (raises)
+    return json_response({"status": "ready"})
 
 
 async def version(_request: Request) -> Response:
     """`GET /version`."""
-    return _json({"version": __version__})
+    return json_response({"version": __version__})
 
 
 async def metrics(request: Request) -> Response:
     """`GET /metrics`; where there are keys it needs the operator's, as it names every tenant."""
-    service = _service(request)
-    if _tenant(request) is not ANYONE:
+    service = service_of(request)
+    if tenant_of(request) is not ANYONE:
         raise forbidden("a tenant's key does not open the metrics of all tenants; expected LLMSYS_API_KEY's")
     return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
 
 async def _counted(request: Request, *, chat: bool) -> Response:
     """An answer, counted by tenant and status."""
-    service, name, status = _service(request), ANYONE.name, 500
+    service, name, status = service_of(request), ANYONE.name, 500
     try:
-        tenant = _tenant(request)
+        tenant = tenant_of(request)
         name = tenant.name
         response = await _answer(request, tenant, chat=chat)
         status = response.status_code
@@ -189,7 +152,7 @@ async def _counted(request: Request, *, chat: bool) -> Response:
 
 async def _answer(request: Request, tenant: Tenant, *, chat: bool) -> Response:
     """One chat or completion, streamed or whole; the engine stops working on it when the client leaves."""
-    service = _service(request)
+    service = service_of(request)
     body = await bodies.read_body(request, bodies.AnswerBody, limit=service.settings.max_body_bytes)
     service.admit(tenant)
     job = await service.job(body, tenant, chat=chat)
@@ -198,7 +161,10 @@ async def _answer(request: Request, tenant: Tenant, *, chat: bool) -> Response:
     try:
         if not body.stream:
             async with aclosing(events):
-                return _json(await _unless_left(request, whole_answer(frame, events)))
+                answer = await _unless_left(request, whole_answer(frame, events))
+                return json_response(
+                    answer, headers=_cost_of(service, frame) if service.settings.records.cost_header else {}
+                )
         first = await _unless_left(request, _first(events))
     except _ClientLeft:
         service.metrics.left.inc()
@@ -206,6 +172,13 @@ async def _answer(request: Request, tenant: Tenant, *, chat: bool) -> Response:
     except (EngineError, Refusal) as error:
         raise api_fault(error, retry_after_s=service.retry_after_s) from error
     return _EventStream(chunks(frame, _resumed(first, events)), service.metrics.left.inc)
+
+
+def _cost_of(service: Service, frame: Frame) -> dict[str, str]:
+    """The header that says what a whole answer's device time costs."""
+    seconds = sum(service.backend.meter.seconds_of(number) for number in frame.numbers)
+    prices = service.settings.records.prices
+    return {"x-llmsys-cost": f"{prices.of_device(seconds):.9f} {prices.currency}"}
 
 
 async def _first(events: AsyncGenerator[Tagged, None]) -> Tagged:
@@ -240,32 +213,5 @@ async def _unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-def _tenant(request: Request) -> Tenant:
-    service = _service(request)
-    tenant = service.tenant(request.headers.get("authorization"))
-    service.backend  # noqa: B018 (raises before anything of the request is read)
-    return tenant
-
-
-def _operator(request: Request) -> Service:
-    """The service, for those who may change it. Raises ApiFault 401, 403."""
-    service = _service(request)
-    tenant = _tenant(request)
-    if not service.settings.runtime_adapters:
-        raise forbidden("adapters are not loaded by requests here; start the server with --allow-runtime-adapters")
-    if tenant is not ANYONE:
-        raise forbidden("a tenant's key does not change the adapters of all tenants; expected LLMSYS_API_KEY's")
-    return service
-
-
 def _model(name: str, *, root: str, parent: str | None = None, **more: object) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "llmsys", "root": root, "parent": parent, **more}
-
-
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

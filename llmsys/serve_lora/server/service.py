@@ -33,7 +33,11 @@ class Service:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self.metrics = Metrics(settings.metrics_prefix, tenants_max=settings.metrics_tenants, prices=settings.prices)
+        self.metrics = Metrics(
+            settings.records.metrics_prefix,
+            tenants_max=settings.records.metrics_tenants,
+            prices=settings.records.prices,
+        )
         self.draining = False
         self._backend: Backend | None = None
         self._limiter = RateLimiter(time.monotonic)
@@ -60,7 +64,7 @@ class Service:
     def tenant(self, authorization: str | None) -> Tenant:
         """Whose key it is. Raises ApiFault 401."""
         scheme, _, key = (authorization or "").partition(" ")
-        found = self.settings.tenants.of_key(key.strip() if scheme.lower() == "bearer" else None)
+        found = self.settings.access.tenants.of_key(key.strip() if scheme.lower() == "bearer" else None)
         if found is None:
             wrong = "no API key" if authorization is None else "this API key is not known"
             raise ApiFault(
@@ -105,7 +109,8 @@ class Service:
             adapter=adapter,
             tokenizer=backend.tokenizer,
             max_len=backend.max_len,
-            cache_salt=name if self.settings.isolate_prefix else "",
+            cache_salt=name if self.settings.access.isolate_prefix else "",
+            masks=backend.masks,
         )
         return await self.in_texts(making)
 

@@ -37,6 +37,7 @@ class Frame:
     decode: Decode
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
+    numbers: set[int] = field(default_factory=set)
     _offsets: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -112,10 +113,11 @@ async def chunks(frame: Frame, events: AsyncGenerator[Tagged, None]) -> AsyncGen
 
 
 async def whole_answer(frame: Frame, events: AsyncIterator[Tagged]) -> dict[str, object]:
-    """The answer when all is there. Raises ApiFault 500 where a choice failed."""
+    """The answer when all is there; `frame.numbers` are then the engine's requests. ApiFault 500 where one failed."""
     collector = Collector()
     by_prompt: dict[int, list[Completion]] = {}
     async for prompt, event in events:
+        frame.numbers.add(event.request_id)
         for completion in collector.take([event]):
             if completion.finish in ENDED_BADLY:
                 message = completion.error or completion.finish

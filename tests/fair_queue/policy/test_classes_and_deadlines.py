@@ -64,6 +64,18 @@ def test_ageing_waits_for_a_class_above_and_then_takes_it():
     assert admit(policy, at_s=37.0) == ["high1", "old", "high2"]
 
 
+def test_the_age_of_one_in_the_highest_class_keeps_nobody_below_from_moving_up():
+    policy = create("priority:age=10,inner=fcfs")
+    arrive(policy, "first", priority=1)
+    arrive(policy, "second", at_s=1.0)
+    arrive(policy, "late", at_s=12.0, priority=1)
+
+    assert admit(policy, room=2, at_s=12.0) == ["first", "late"]
+    arrive(policy, "later", at_s=12.0, priority=1)
+
+    assert admit(policy, room=1, at_s=12.0) == ["second"]
+
+
 def test_victims_are_of_the_lowest_class_then_of_least_progress_and_never_of_ones_own():
     policy = create("priority:preempt=yes,inner=fcfs")
     arrive(policy, "mid", priority=1)

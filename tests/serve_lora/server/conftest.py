@@ -14,13 +14,15 @@ from safetensors.torch import save_file
 
 from llmsys.engine.core import Engine
 from llmsys.engine.model import ModelConfig
+from llmsys.serve_lora.adapter_check import checked_reader
+from llmsys.serve_lora.adapter_shelf import AdapterShelf
 from llmsys.serve_lora.ledger import VERSION, Ledger, Opening
 from llmsys.serve_lora.prices import PriceList
 from llmsys.serve_lora.server.app import make_app
-from llmsys.serve_lora.server.backend import Backend, Loaded, opened
+from llmsys.serve_lora.server.backend import Backend, Loaded, load, opened
 from llmsys.serve_lora.server.metering import Meter, MeteredExecutor
 from llmsys.serve_lora.server.service import Service
-from llmsys.serve_lora.server.settings import EngineSettings, ServerSettings
+from llmsys.serve_lora.server.settings import Access, EngineSettings, Recording, ServerSettings
 from llmsys.serve_lora.step_cost import StepModel
 from tests.serve_lora.stand_ins import VOCAB, ByteCodec, Clock, Marks, Speller
 
@@ -103,25 +105,27 @@ class Running:
 
 
 @asynccontextmanager
-async def running(*, runner=None, api_key="none", slots=8, blocks=256, **settings):
-    """A server over stand-ins; `settings` are ServerSettings'."""
-    limits = {name: settings.pop(name) for name in ("max_sequences", "max_queue", "policy") if name in settings}
+async def running(*, model=None, runner=None, api_key="none", slots=8, blocks=256, **settings):
+    """A server over `model`, or over stand-ins; `settings` are those of any part of ServerSettings."""
+    limits = {name: settings.pop(name) for name in EngineSettings.__slots__ if name in settings}
     engine = EngineSettings(**{"max_sequences": 4} | limits)
-    settings = ServerSettings(model="speller", engine=engine, **settings)
+    access = Access(**{name: settings.pop(name) for name in Access.__slots__ if name in settings})
+    records = Recording(**{name: settings.pop(name) for name in Recording.__slots__ if name in settings})
+    settings = ServerSettings(model=model or "speller", engine=engine, access=access, records=records, **settings)
     service = Service(settings)
     listening = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     config = uvicorn.Config(make_app(service), log_config=None, lifespan="off", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
-    loaded, pool = load_stand_ins(runner or Speller(), settings, slots, blocks)
+    loaded = load(settings) if model else load_stand_ins(runner or Speller(), settings, slots, blocks)
     try:
         async with (
             opened(loaded, settings) as backend,
             AsyncOpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=0) as client,
         ):
             service.open(backend)
-            yield Running(url, backend, loaded.engine, service, client, pool)
+            yield Running(url, backend, loaded.engine, service, client, loaded.pool)
             server.should_exit = True
             await serving
     finally:
@@ -134,12 +138,13 @@ def load_stand_ins(runner, settings, slots, blocks):
     """What `backend.load` returns, without weights."""
     pool, clock = Slots(slots), Clock()
     opening = Opening(version=VERSION, devices=1, kv_token_bytes=1, prices=PriceList(), unix_s=0.0)
-    meter = Meter(Ledger(opening, model=StepModel(), start_s=0.0, path=settings.ledger), clock)
+    meter = Meter(Ledger(opening, model=StepModel(), start_s=0.0, path=settings.records.ledger), clock)
     ranks = {}
     config = replace(settings.engine.config(), block_tokens=4)
     executor = MeteredExecutor(runner, meter, rank_of=lambda name: ranks.get(name, 0))
     engine = Engine(executor, ByteCodec(), pool, config, blocks=blocks, on_event=meter.on_event)
-    return Loaded(engine, pool, SHAPE, meter, ranks), pool
+    shelf = AdapterShelf(checked_reader(SHAPE, rank_max=64), limit_bytes=settings.engine.host_adapters_bytes)
+    return Loaded(engine, pool, SHAPE, meter, ranks, shelf)
 
 
 def at_server(check, **settings):
@@ -152,15 +157,15 @@ def at_server(check, **settings):
     return asyncio.run(asyncio.wait_for(main(), 100))
 
 
-def write_adapter(path: Path, *, rank=2, seed=0, target="q_proj", **config):
-    """A random adapter that fits SHAPE, as PEFT writes it."""
+def write_adapter(path: Path, *, rank=2, seed=0, target="q_proj", shape=SHAPE, **config):
+    """A random adapter that fits SHAPE, or another model's shape, as PEFT writes it."""
     path.mkdir(parents=True, exist_ok=True)
     made = torch.Generator().manual_seed(seed)
-    width = {"q_proj": 16, "v_proj": 8}[target]
+    width = {"q_proj": shape.q_width, "v_proj": shape.kv_width}[target]
     name = "base_model.model.model.layers.{}.self_attn." + target
     tensors = {}
-    for layer in range(SHAPE.layers):
-        tensors[name.format(layer) + ".lora_A.weight"] = torch.randn(rank, SHAPE.hidden, generator=made)
+    for layer in range(shape.layers):
+        tensors[name.format(layer) + ".lora_A.weight"] = torch.randn(rank, shape.hidden, generator=made)
         tensors[name.format(layer) + ".lora_B.weight"] = torch.randn(width, rank, generator=made)
     save_file(tensors, path / "adapter_model.safetensors")
     settings = {"peft_type": "LORA", "r": rank, "lora_alpha": 4, "target_modules": [target]} | config

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.serve_lora.server.conftest import Endless, at_server, write_adapter
+from tests.serve_lora.server.conftest import SHAPE, Endless, at_server, write_adapter
 
 
 async def ask(server, model, text="x", **settings):
@@ -161,11 +161,12 @@ def test_a_name_that_is_no_name_is_refused(tmp_path, name):
     assert listed == {"speller", "fr"}
 
 
-def hostile(path, kind):
+def hostile(path, kind, *, shape=SHAPE):
     """An adapter directory that must not be loaded, and what the refusal has to name."""
-    weights = write_adapter(path) / "adapter_model.safetensors"
+    weights = write_adapter(path, shape=shape) / "adapter_model.safetensors"
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
-    a, b = torch.ones(2, 16), torch.ones(16, 2)
+    hidden, out = shape.hidden, shape.q_width
+    a, b = torch.ones(2, hidden), torch.ones(out, 2)
     if kind == "pickle":
         weights.unlink()
         (path / "adapter_model.bin").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
@@ -181,13 +182,13 @@ def hostile(path, kind):
         weights.write_bytes(weights.read_bytes()[:100])
         return "adapter_model.safetensors"
     if kind == "shape":
-        a = torch.ones(2, 17)
+        a = torch.ones(2, hidden + 1)
     elif kind == "nan":
         a[0, 0] = torch.nan
     elif kind == "rank 0":
-        a, b = torch.ones(0, 16), torch.ones(16, 0)
-    elif kind == "rank 65":
-        a, b = torch.ones(65, 16), torch.ones(16, 65)
+        a, b = torch.ones(0, hidden), torch.ones(out, 0)
+    elif kind == "rank 300":
+        a, b = torch.ones(300, hidden), torch.ones(out, 300)
     elif kind == "config":
         (path / "adapter_config.json").write_text("[" * 100_000)
         return "adapter_config.json"
@@ -195,7 +196,7 @@ def hostile(path, kind):
     return "lora_A.weight"
 
 
-KINDS = ["pickle", "header", "huge", "truncated", "shape", "nan", "rank 0", "rank 65", "config"]
+KINDS = ["pickle", "header", "huge", "truncated", "shape", "nan", "rank 0", "rank 300", "config"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmsys.errors import BadInput, UsageFault
-from llmsys.serve_lora.server import Address, ServerSettings, TenantTable, key_digest, read_tenants
+from llmsys.serve_lora.server import Access, Address, ServerSettings, TenantTable, key_digest, read_tenants
 from llmsys.serve_lora.server.tenants import RateLimiter, Tenant
 from tests.serve_lora.server.conftest import Endless, at_server, write_adapter
 from tests.serve_lora.stand_ins import Clock, Speller
@@ -297,9 +297,9 @@ def test_other_machines_need_a_key(host):
     with pytest.raises(UsageFault, match="--insecure"):
         ServerSettings(address=Address(host))
 
-    keyed = ServerSettings(address=Address(host), tenants=TenantTable().with_key("k"))
+    keyed = ServerSettings(address=Address(host), access=Access(TenantTable().with_key("k")))
     assert keyed.address.host == host
-    assert ServerSettings(address=Address(host), insecure=True).insecure
+    assert ServerSettings(address=Address(host), access=Access(insecure=True)).access.insecure
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])

@@ -1,0 +1,55 @@
+"""`llmsys moe-train bench`: the planner's parts beside their peers, with the stated targets."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmsys.cli._options import Json, Quiet, Seed, one_of
+from llmsys.cli._render import note, report, table
+
+__all__ = ["VERBS"]
+
+What = Annotated[
+    str,
+    typer.Option(
+        "--what",
+        help="plan (time, chances and balance of planners), dispatch (the table of who computes which token) or "
+        "simulate (the paper's settings, and node events a minute).",
+        callback=one_of("plan", "dispatch", "simulate"),
+    ),
+]
+Eplb = Annotated[Path | None, typer.Option("--eplb", metavar="F", help="DeepSeek's eplb.py, to run beside ours.")]
+Trace = Annotated[Path | None, typer.Option("--trace", metavar="F", help="Bamboo's p3 trace, for simulate.")]
+Runs = Annotated[int, typer.Option("--runs", min=1, help="Measured runs; medians are shown.")]
+
+
+def bench(
+    *,
+    what: What = "plan",
+    eplb: Eplb = None,
+    trace: Trace = None,
+    runs: Runs = 5,
+    seed: Seed = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure one part beside its peers in one run: ratios, limits, and how far each stated target is.
+
+    Example: llmsys moe-train bench --what plan --eplb eplb.py
+    """
+    from llmsys.moe_train.plan_bench import bench_dispatch, bench_plan, bench_simulate
+
+    found = {
+        "plan": lambda: bench_plan(eplb=eplb, runs=runs, seed=seed),
+        "dispatch": lambda: bench_dispatch(runs=runs, seed=seed),
+        "simulate": lambda: bench_simulate(trace=trace, seed=seed),
+    }[what]()
+    if not json:
+        table([target.row() for target in found.targets], title="targets", stderr=True)
+        for name, reason in found.missing.items():
+            note(f"not compared: {name}: {reason}")
+    report(found.record(), found.rows, title=what, json=json)
+
+
+VERBS = (bench,)

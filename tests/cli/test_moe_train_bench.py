@@ -1,0 +1,48 @@
+"""`llmsys moe-train bench` as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BAMBOO = Path(__file__).parents[2] / "fixtures" / "moe-train" / "bamboo-aws-p3.csv"
+
+
+def bench(*args):
+    command = [sys.executable, "-m", "llmsys", "moe-train", "bench", *map(str, args)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, check=False, env=environment)
+
+
+def test_simulate_measures_the_papers_settings_against_its_figures():
+    run = bench("--what", "simulate", "--trace", BAMBOO, "--json")
+    found = json.loads(run.stdout)
+    ratios = {(row["setting"], row["policy"]): row["× ds"] for row in found["rows"]}
+
+    assert [target["bar"] for target in found["targets"]] == ["≥ 5.7", "≥ 3.4", "≥ 1e+06"]
+    assert found["missing"] == {}
+    assert ratios["failure every 5 min", "best"] == pytest.approx(found["targets"][0]["measured"])
+    assert ratios["failure every 5 min", "best"] > 4
+    assert ratios["spot trace, first 80 min", "best"] > 2.5
+
+
+def test_dispatch_prints_its_target_for_people():
+    run = bench("--what", "dispatch", "--runs", 3)
+
+    assert run.returncode == 0
+    assert b"dispatch table of 64x64, ms" in run.stderr
+    assert json.loads(run.stdout)["rows"][0]["name"] == "schedule"
+
+
+def test_a_missing_peer_is_named():
+    assert b"not compared: spot trace: no file given" in bench("--what", "simulate").stderr
+
+
+def test_a_peer_that_is_no_file_is_unavailable():
+    run = bench("--what", "plan", "--eplb", "nowhere.py")
+
+    assert run.returncode == 69
+    assert b"no Python file nowhere.py; give DeepSeek's eplb.py with --eplb" in run.stderr
