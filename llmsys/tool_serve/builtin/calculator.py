@@ -63,6 +63,8 @@ def _value(node: ast.expr) -> int | float:
 def _bounded(value: object) -> int | float:
     if not isinstance(value, int | float):
         raise ValueError(f"the result {value} is no real number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"the result {value} is no finite number")
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
         raise ValueError(f"a number of more than {MAX_BITS} bits")
     return value
@@ -77,7 +79,7 @@ async def calculator(expression: str) -> str:
         raise ToolArgumentError("$.expression", str(error)) from error
 
 
-@tool(effect="pure")
+@tool(effect="pure", timeout_s=MAX_SLEEP_S + 60)
 async def sleep(seconds: Annotated[float, "seconds"]) -> str:
     """Wait for a number of seconds, at most an hour."""
     if not (math.isfinite(seconds) and 0 <= seconds <= MAX_SLEEP_S):

@@ -57,13 +57,9 @@ class Program:
 
     def _run(self, source: str, before: int) -> None:
         flags = self._flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        try:
-            tree = compile(source, FILE, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
-        except SyntaxError:
-            compile("\n" * before + source, FILE, "exec", flags, dont_inherit=True)  # the same, with its true line
-            raise
+        # behind as many empty lines as the program has before it, so that every line has its true number
+        tree = compile("\n" * before + source, FILE, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
         assert isinstance(tree, ast.Module)
-        ast.increment_lineno(tree, before)
         self.value = None
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         if tree.body:
