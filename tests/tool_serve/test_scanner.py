@@ -102,9 +102,11 @@ def path_is_overwritten(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "{'a': 1}", "[nuxx]", '{"a" 1}', '{"a": 1,}', "[1 2]", "[1,]", "[01]", "[1.]", "[+1]", "[NaN]", "[Infinity]", "[-]", "[tru]",
-        "[truex]", '["\x01"]', '["a\nb"]', r'["\q"]', r'["\u12g4"]', r'["\ud83d"]', r'["\ud83d\u0041"]', r'["\ude00"]',
-        "[}", "{]", "]", ",", "[" * (MAX_DEPTH + 1), '{"a": 1 "b"}', '{a: 1}', "[1e999]", "[" + "9" * 5000 + "]", "nul ",
+        "{'a': 1}", "[nuxx]", '{"a" 1}', '{"a": 1,}', "[1 2]", "[1,]", "[01]", "[1.]", "[+1]", "[NaN]", "[Infinity]",
+        "[-]", "[tru]", "[truex]", '["\x01"]', '["a\nb"]', r'["\q"]', r'["\u12g4"]', r'["\ud83d"]', r'["\ud83d\u0041"]',
+        r'["\ude00"]',
+        "[}", "{]", "]", ",", "[" * (MAX_DEPTH + 1), '{"a": 1 "b"}', '{a: 1}', "[1e999]",
+        "[" + "9" * 5000 + "]", "nul ",
     ],
 )  # fmt: skip
 def test_what_is_no_json_is_refused_at_its_place_however_it_is_cut(text):
