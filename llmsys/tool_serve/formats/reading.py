@@ -118,8 +118,8 @@ class Reading:
     def mismatch(self, options: Sequence[str]) -> str:
         """What comes, up to the first character that makes it none of some texts."""
         rest = self.text[self.at : self.at + max(map(len, options))]
-        agreed = (sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(rest, one))) for one in options)
-        return rest[: max(agreed) + 1]
+        pairs = (takewhile(lambda pair: pair[0] == pair[1], zip(rest, one, strict=False)) for one in options)
+        return rest[: max(sum(1 for _ in agreed) for agreed in pairs) + 1]
 
     def takes(self, options: Sequence[str]) -> str | None:
         """Go behind the one of some texts that comes next; "" while it may still become one, None for another text."""
