@@ -5,7 +5,7 @@ Runs on one event loop, that of its caller. Knows no backend and no format of me
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,9 @@ class ToolRuntime:
             self._started_s = time_s
         return time_s - self._started_s
 
-    def declarations(self) -> list[Mapping[str, object]]:
-        """The tools as entries of `tools` in an OpenAI request."""
-        return [one.declaration() for one in self.tools.values()]
+    def with_client(self, client: Iterable[Tool]) -> dict[str, Tool]:
+        """The tools of a request that brings some of its own, which are announced and not run; ours come first."""
+        return {one.name: one for one in client} | self.tools
 
     async def recover(self) -> list[Recovered]:
         """Roll back what killed processes left in the journal's directory; call it once, before the first turn."""
@@ -90,10 +90,15 @@ class ToolRuntime:
             return []
         return await recover(self._journal_directory, self.tools)
 
-    def open_turn(self, request: str, tenant: str = "default", parser: Parser | None = None) -> TurnSession:
-        """A turn of a request that begins now. parser: for `push`; without it events come through `take`."""
+    def open_turn(
+        self, request: str, tenant: str = "default", parser: Parser | None = None, client: Iterable[Tool] = ()
+    ) -> TurnSession:
+        """A turn of a request that begins now. parser: for `push`; without it events come through `take`.
+
+        client: tools of the request itself, as `with_client` says.
+        """
         self.now_s()
-        session = TurnSession(request, tenant, parser, self.tools, self._settings, self._emit)
+        session = TurnSession(request, tenant, parser, self.with_client(client), self._settings, self._emit)
         self._sessions = {one for one in self._sessions if not one.is_over} | {session}
         return session
 
