@@ -118,7 +118,7 @@ class _EngineGauges(Collector):
 
     def _cost(self) -> CounterMetricFamily:
         spent: dict[str, float] = {}
-        for tenant, seconds in self._backend.meter.device_s.copy().items():
+        for tenant, seconds in dict(self._backend.meter.device_s).items():
             label = self._metrics.label(tenant)
             spent[label] = spent.get(label, 0.0) + self._metrics.prices.of_device(seconds)
         currency = self._metrics.prices.currency
