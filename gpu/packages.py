@@ -68,6 +68,8 @@ OPTIONAL = (
     OptionalPackage("peft", ("peft",), "'llmsys[train]'", "LoRA fine-tuning, and its oracle in tests"),
     OptionalPackage("matplotlib", ("matplotlib",), "'llmsys[plot]'", "--plot to .png and .svg"),
     OptionalPackage("plotly", ("plotly",), "'llmsys[plot]'", "--plot to .html"),
+    OptionalPackage("ray", ("ray",), "'llmsys[cluster]'", "replicas of `serve-lora serve` as actors"),
+    OptionalPackage("llama_cpp", ("llama-cpp-python",), "llama-cpp-python", "a peer in bench"),
     OptionalPackage("pyarrow", ("pyarrow",), "'llmsys[parquet]'", "Parquet in and out"),
     OptionalPackage("sklearn", ("scikit-learn",), "'llmsys[bench]'", "a peer in bench"),
 )

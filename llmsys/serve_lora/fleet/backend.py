@@ -13,7 +13,7 @@ from llmsys.errors import LlmsysError
 from llmsys.serve_lora.adapter_check import checked_reader
 from llmsys.serve_lora.adapter_shelf import AdapterShelf
 from llmsys.serve_lora.fleet.door import FleetDoor, FleetMeter, FleetSlots
-from llmsys.serve_lora.fleet.fleet import Fleet
+from llmsys.serve_lora.fleet.fleet import Alike, Fleet
 from llmsys.serve_lora.fleet.launching import Launcher, ProcessLauncher
 from llmsys.serve_lora.fleet.settings import LOCAL, FleetSettings
 from llmsys.serve_lora.fleet.spec import ReplicaSpec
@@ -35,26 +35,25 @@ def launcher_of(fleet: FleetSettings, spec: ReplicaSpec) -> Launcher:
 
 
 @asynccontextmanager
-async def fleet_of(settings: ServerSettings, fleet_settings: FleetSettings, launcher: Launcher) -> AsyncIterator[Fleet]:
+async def fleet_of(
+    settings: ServerSettings, fleet_settings: FleetSettings, launcher: Launcher
+) -> AsyncIterator[tuple[Fleet, Alike]]:
     """A fleet with its first replica there, until the block ends. Raises LlmsysError if that does not start."""
     engine = settings.engine
     fleet = Fleet(launcher, engine.policy, fleet_settings, max_queue=engine.max_queue)
     try:
-        await fleet.open()
-        yield fleet
+        yield fleet, await fleet.open()
     finally:
         await fleet.close()
 
 
 @asynccontextmanager
-async def opened_fleet(settings: ServerSettings, fleet: Fleet) -> AsyncIterator[Backend]:
+async def opened_fleet(settings: ServerSettings, fleet: Fleet, alike: Alike) -> AsyncIterator[Backend]:
     """The backend around a fleet that is open."""
     from llmsys.engine.loader import read_config
     from llmsys.gpu import find_model
 
-    link = fleet.members[0].link
-    ready = link.ready
-    tokenizer = _tokenizer(await link.texts())
+    ready, tokenizer = alike.ready, _tokenizer(alike.texts)
     grammar = JsonGrammar(tokenizer)
     model = read_config(find_model(settings.model))
     shelf = AdapterShelf(

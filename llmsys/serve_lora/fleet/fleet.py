@@ -14,13 +14,14 @@ from llmsys.engine.policy import Policy
 from llmsys.errors import LlmsysError
 from llmsys.serve_lora.cluster.routing import make_router
 from llmsys.serve_lora.fleet.dispatch import Dispatcher
+from llmsys.serve_lora.fleet.facts import FleetFacts, ReplicaFacts
 from llmsys.serve_lora.fleet.launching import Launcher
 from llmsys.serve_lora.fleet.link import Link, LinkEvents
 from llmsys.serve_lora.fleet.member import Member, all_fit
-from llmsys.serve_lora.fleet.messages import Pins, Report
+from llmsys.serve_lora.fleet.messages import Pins, Ready, Report
 from llmsys.serve_lora.fleet.settings import FleetSettings
 
-__all__ = ["Fleet", "Gone"]
+__all__ = ["Alike", "Fleet", "Gone"]
 
 LOG = logging.getLogger("llmsys.serve_lora")
 FAILURES_MAX = 3
@@ -33,6 +34,14 @@ class Gone:
 
     reports: list[Report]
     device_s: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """What all replicas have in common: their limits, and the files of their tokenizer."""
+
+    ready: Ready
+    texts: dict[str, bytes]
 
 
 class Fleet:
@@ -54,7 +63,8 @@ class Fleet:
         self._launcher = launcher
         self._starting = 0
         self._failures = 0
-        self._closing = False
+        self._is_open = False
+        self._places = settings.places
         self._next = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -70,17 +80,21 @@ class Fleet:
             return self.settings.keep_alive_s
         return math.fsum(self.starts_s) / len(self.starts_s) if self.starts_s else math.inf
 
-    async def open(self) -> Link:
+    async def open(self) -> Alike:
         """Start the first replica, which says what all are like; the others follow. Raises LlmsysError."""
         self._starting += 1
         await self._start()
+        link = self.members[0].link
+        alike = Alike(link.ready, await link.texts())
+        self._places = link.ready.max_sequences
+        self._is_open = True
         self._go(self._consolidate())
         self._adapt()
-        return self.members[0].link
+        return alike
 
     async def close(self) -> None:
         """End every replica."""
-        self._closing = True
+        self._is_open = False
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -91,6 +105,23 @@ class Fleet:
         await asyncio.gather(*(self._end(member) for member in members))
         await self._launcher.close()
 
+    def facts(self) -> FleetFacts:
+        """What there is now, and what has happened so far."""
+        dispatcher = self.dispatcher
+        replicas = [
+            ReplicaFacts(
+                number=member.number,
+                pid=member.handle.pid,
+                address=member.handle.address,
+                requests=len(member.running),
+                sequences=sum(piece.sequences for piece in member.running),
+                tokens=sum(piece.known_tokens for piece in member.running),
+                resident=sorted(member.resident),
+            )
+            for member in self.members
+        ]
+        return FleetFacts(replicas, len(self.starts_s), dispatcher.losses, dispatcher.moves, dict(self.stages_s))
+
     def tell_pins(self, pins: Pins) -> None:
         """Let every replica, and those to come, hold these adapters."""
         self.pins = Pins(pins.held)
@@ -99,7 +130,7 @@ class Fleet:
 
     def _adapt(self) -> None:
         """Start what is missing: the least that is to be there, and enough for what waits."""
-        if self._closing or self.failure is not None:
+        if not self._is_open or self.failure is not None:
             return
         while len(self.members) + self._starting < self._wanted():
             self._starting += 1
@@ -111,8 +142,7 @@ class Fleet:
     def _wanted(self) -> int:
         """Replicas that there should be, those that are starting among them."""
         queued = self.dispatcher.queued()
-        places = self.members[0].link.ready.max_sequences if self.members else self.settings.places
-        missing = math.ceil(queued / places) if queued else 0
+        missing = math.ceil(queued / self._places)
         return min(max(self.settings.least, len(self.members) + missing), self.settings.most)
 
     async def _start_again(self) -> None:
@@ -171,7 +201,7 @@ class Fleet:
 
         def release() -> None:
             idle = member.idle_turn == turn and not member.running
-            if idle and member in self.members and not self._closing:
+            if idle and member in self.members and self._is_open:
                 if len(self.members) > self.settings.least:
                     self.members.remove(member)
                     self._keep_counts(member)

@@ -89,7 +89,7 @@ class Link:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
-        self._writer.close()
+        self._end()
         with suppress(OSError):
             await self._writer.wait_closed()
 
@@ -99,10 +99,13 @@ class Link:
             while True:
                 self._take(await read_message(self._reader, decoder), events)
         except (asyncio.IncompleteReadError, OSError, msgspec.DecodeError, ValueError):
-            self._writer.close()
-            if self._texts is not None and not self._texts.done():
-                self._texts.set_exception(LlmsysError("the replica was lost while it sent its tokenizer"))
+            self._end()
             events.lost()
+
+    def _end(self) -> None:
+        self._writer.close()
+        if self._texts is not None and not self._texts.done():
+            self._texts.set_exception(LlmsysError("the replica was lost while it sent its tokenizer"))
 
     def _take(self, message: FromReplica, events: LinkEvents) -> None:
         if isinstance(message, Tokens):

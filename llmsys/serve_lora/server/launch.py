@@ -94,7 +94,10 @@ async def _backend(settings: ServerSettings) -> AsyncIterator[Backend]:
 
     spec = ReplicaSpec.of(settings, threads=settings.fleet.threads, secret=token_hex(16))
     launcher = launcher_of(settings.fleet, spec)
-    async with fleet_of(settings, settings.fleet, launcher) as fleet, opened_fleet(settings, fleet) as backend:
+    async with (
+        fleet_of(settings, settings.fleet, launcher) as (fleet, alike),
+        opened_fleet(settings, fleet, alike) as backend,
+    ):
         yield backend
 
 

@@ -121,9 +121,9 @@ async def opened(launcher=None, *, policy="fcfs", max_queue=1000, **settings):
     fleet = Fleet(launcher, engine_policy(policy), FleetSettings(**settings), max_queue=max_queue)
     shelf = AdapterShelf(checked_reader(SHAPE, rank_max=64), limit_bytes=1 << 20)
     try:
-        await fleet.open()
+        alike = await fleet.open()
         slots, meter = FleetSlots(fleet, shelf), FleetMeter(fleet)
-        door = FleetDoor(fleet, slots, meter, seed=0, max_len=fleet.members[0].link.ready.max_len)
+        door = FleetDoor(fleet, slots, meter, seed=0, max_len=alike.ready.max_len)
         yield Opened(fleet, door, slots, meter, shelf, launcher)
     finally:
         shelf.close()
