@@ -43,7 +43,10 @@ Tokens = Annotated[
 Requests = Annotated[int, typer.Option("--requests", min=1, help="For --popularity: requests.")]
 Rank = Annotated[int, typer.Option("--rank", min=1, max=256, help="For --popularity: rank of the adapters.")]
 Runs = Annotated[int, typer.Option("--runs", min=1, help="For --engine: runs of which the best counts.")]
-Peers = Annotated[str, typer.Option("--peers", help="all, none, or some of transformers (--engine) and peft.")]
+Peers = Annotated[
+    str,
+    typer.Option("--peers", help="all, none, or some of transformers (--engine), peft and llama.cpp (--popularity)."),
+]
 Kind = Annotated[
     str,
     typer.Option("--dtype", help="Of ours and of the peers.", callback=one_of("float32", "bfloat16", "float16")),

@@ -127,19 +127,8 @@ def serve(
     access = server.Access(table, allow_runtime_adapters, isolate_prefix, insecure)
     records = server.Recording(ledger, read_prices(prices), metrics_prefix, metrics_tenants, cost_header)
     address, named = server.Address(host, port, uds), batch_files.adapter_paths(None, adapter or [])
-    fleet = None
-    if replicas is not None or cluster != "local":
-        fleet = fleet_settings(
-            replicas or "1",
-            cluster=cluster,
-            placement=placement,
-            keep_alive=keep_alive,
-            consolidate_s=consolidate_s,
-            max_moves=max_moves,
-            standby=standby,
-            places=max_sequences,
-            threads=threads,
-        )
+    limits = {"max_moves": max_moves, "standby": standby, "places": max_sequences, "threads": threads}
+    fleet = fleet_settings(replicas, cluster, placement, keep_alive, consolidate_s=consolidate_s, **limits)
     settings = server.ServerSettings(
         *(model, address, adapters, named, pin or (), engine, access, records, drain_s, fleet)
     )

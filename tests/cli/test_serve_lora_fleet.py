@@ -47,6 +47,11 @@ def replicas(process):
     return json.loads(get(process, "/v1/replicas"))["replicas"]
 
 
+def metric(process, name):
+    lines = get(process, "/metrics").splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith(f"llmsys:{name} "))
+
+
 async def streamed(client, at, tokens=60, on_token=lambda: None):
     """The text of one stream, its adapter by its number."""
     pieces = []
@@ -212,4 +217,42 @@ def test_ray_places_replicas_and_a_killed_actor_loses_no_request(shell):
 
     assert texts == expected
     assert "llmsys:replica_losses_total 1.0" in metrics
+    assert code == 0, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--replicas", "2")], ids=["one engine", "two replicas"])
+def test_five_hundred_clients_of_whom_a_third_leave(shell, options):
+    """Real sockets, one process or three: every text is whole, and nothing is held once all have gone."""
+    process = serve(shell, *options, "--max-queue", "1000", "--max-sequences", "32")
+
+    async def one(client, at):
+        if at % 3:
+            return await streamed(client, at % 8, tokens=40)
+        events = await client.chat.completions.create(
+            model=["tiny", "a0", "a1"][at % 7 % 3],
+            messages=[{"role": "user", "content": f"{at}"}],
+            max_tokens=200,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        for _ in range(at % 5 + 1):
+            await anext(events)
+        await events.response.aclose()
+        return None
+
+    async def all_of_them():
+        url = f"{process.ready['url']}/v1"
+        async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=300) as client:
+            expected = [await streamed(client, at, tokens=40) for at in range(8)]
+            return expected, await asyncio.gather(*(one(client, at) for at in range(500)))
+
+    expected, texts = asyncio.run(all_of_them())
+    while metric(process, "num_requests_running") + metric(process, "num_requests_waiting"):
+        process.process.poll()
+
+    assert [text for at, text in enumerate(texts) if at % 3] == [expected[at % 8] for at in range(500) if at % 3]
+    assert metric(process, "clients_left_total") == 167
+    assert (metric(process, "kv_blocks_referenced"), metric(process, "adapter_references")) == (0, 0)
+    code, _, err = process.stop()
     assert code == 0, err

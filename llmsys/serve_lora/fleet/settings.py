@@ -49,38 +49,34 @@ class FleetSettings:
 
 
 def fleet_settings(
-    replicas: str,
-    *,
+    replicas: str | None,
     cluster: str,
     placement: str,
     keep_alive: str,
+    *,
     consolidate_s: float,
     max_moves: int,
     standby: int,
     places: int,
     threads: int,
-) -> FleetSettings:
-    """A fleet as it is written on a command line. Raises UsageFault.
+) -> FleetSettings | None:
+    """A fleet as it is written on a command line; None where neither replicas nor a cluster are asked for.
 
-    >>> fleet = fleet_settings("0:4", cluster="local", placement="punica", keep_alive="ski-rental", consolidate_s=10.0,
-    ...     max_moves=3, standby=0, places=64, threads=0)
+    Raises UsageFault.
+
+    >>> rest = {"consolidate_s": 10.0, "max_moves": 3, "standby": 0, "places": 64, "threads": 0}
+    >>> fleet = fleet_settings("0:4", "local", "punica", "ski-rental", **rest)
     >>> fleet.least, fleet.most, fleet.keep_alive_s
     (0, 4, None)
     """
-    least, _, most = replicas.partition(":")
+    if replicas is None and cluster == LOCAL:
+        return None
+    least, _, most = (replicas or "1").partition(":")
     if not (least.isdecimal() and (most or least).isdecimal()):
         raise UsageFault(f"--replicas {replicas!r}; expected a number, or LEAST:MOST as in 0:4")
     return FleetSettings(
-        cluster=cluster,
-        least=int(least),
-        most=int(most or least),
-        placement=placement,
-        keep_alive_s=_keep_alive_s(keep_alive),
-        consolidate_s=consolidate_s,
-        max_moves=max_moves,
-        standby=standby,
-        places=places,
-        threads=threads,
+        *(cluster, int(least), int(most or least), placement, _keep_alive_s(keep_alive)),
+        *(consolidate_s, max_moves, standby, places, threads),
     )
 
 
