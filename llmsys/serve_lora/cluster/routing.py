@@ -4,13 +4,19 @@
     least-loaded   the emptiest replica that has room
     round-robin    the next one that has room
     affinity       as punica, among those that hold the adapter if any of them has room
+    bounded        the first with room in an order of the adapter's own, passing by those with more than 5/4 of the mean
+                   load: adapters stay where they are, and none floods its replica (consistent hashing with bounded
+                   loads, Mirrokni, Thorup & Zadimoghaddam, SODA 2018)
     dedicated      a replica of merged weights per adapter: what the others are measured against
 
 The same rules place simulated requests and live ones. Knows nothing of time.
 """
 
+import math
 from collections.abc import Callable, Container, Sequence, Sized
 from typing import Any, Protocol, TypeVar
+
+from xxhash import xxh3_64_intdigest
 
 from llmsys.errors import UsageFault
 
@@ -37,6 +43,7 @@ class Host(Protocol):
 
 
 H = TypeVar("H", bound=Host)
+BOUND = 1.25
 Choice = Callable[[Placed, Sequence[Host]], Host]
 """Picks among replicas that all have room; there is at least one."""
 
@@ -76,6 +83,17 @@ def _with_adapter(job: Placed, fitting: Sequence[Host]) -> Host:
     return _fullest(job, holding or fitting)
 
 
+def _bounded(job: Placed, fitting: Sequence[Host]) -> Host:
+    ordered = sorted(fitting, key=lambda replica: _place_of(job.adapter, replica.number))
+    mean = (sum(len(replica.running) for replica in fitting) + 1) / len(fitting)
+    return next((replica for replica in ordered if len(replica.running) + 1 <= math.ceil(BOUND * mean)), ordered[0])
+
+
+def _place_of(adapter: str, number: int) -> int:
+    """Where a replica stands in an adapter's order; a replica that comes or goes changes nothing for the others."""
+    return xxh3_64_intdigest(f"{adapter}\0{number}".encode())
+
+
 class _Turns:
     """Remembers whose turn it is."""
 
@@ -92,6 +110,7 @@ class _Turns:
 POLICIES: dict[str, Callable[[], Router]] = {
     "punica": lambda: Router("punica", _fullest, consolidates=True),
     "affinity": lambda: Router("affinity", _with_adapter, consolidates=True),
+    "bounded": lambda: Router("bounded", _bounded, consolidates=False),
     "least-loaded": lambda: Router("least-loaded", _emptiest, consolidates=False),
     "round-robin": lambda: Router("round-robin", _Turns(), consolidates=False),
     "dedicated": lambda: Router("dedicated", _emptiest, consolidates=False, merged=True),
