@@ -84,8 +84,6 @@ class _Conversation:
                 task.cancel()
             await asyncio.gather(*self._running.values(), *helpers, return_exceptions=True)
             self._writer.close()
-            with suppress(ConnectionError):
-                await self._writer.wait_closed()
 
     async def _take(self, message: ToReplica) -> None:
         if isinstance(message, Work):
