@@ -40,7 +40,8 @@ class _Row:
 class LlamaServer:
     """llama.cpp in this process. Raises Unavailable without llama-cpp-python, or for a model that is no GGUF file.
 
-    place: where converted adapters are written; batch: sequences at once; limit: tokens of the longest.
+    place: where converted adapters are written; batch: sequences at once; limit: tokens of the longest. said: tokens of
+    each request of the last `serve`.
     """
 
     name = "llama.cpp"
@@ -67,6 +68,7 @@ class LlamaServer:
         self._vocab = kit.llama_vocab_n_tokens(kit.llama_model_get_vocab(self._model))
         self._batch_rows = kit.llama_batch_init(max(CHUNK_TOKENS, batch), 0, 1)
         self._batch, self._clock = batch, clock
+        self.said: list[list[int]] = []
         self._adapters = self._load(adapters, place, path)
 
     def serve(self, asks: Sequence[Ask]) -> Served:
@@ -75,6 +77,7 @@ class LlamaServer:
         for at, ask in enumerate(asks):
             groups.setdefault(ask.adapter, deque()).append(at)
         token_s: list[list[float]] = [[] for _ in asks]
+        self.said = [[] for _ in asks]
         started_s = self._clock()
         for name, waiting in groups.items():
             self._use(name)
@@ -129,6 +132,7 @@ class LlamaServer:
                     continue
                 row.token = logits[seat]
                 token_s[row.at].append(now_s)
+                self.said[row.at].append(row.token)
                 if len(token_s[row.at]) == asks[row.at].output_tokens:
                     del running[seat]
                     self._kit.llama_memory_seq_rm(memory, seat, -1, -1)
