@@ -28,6 +28,10 @@ Replay = Annotated[
     str | None,
     typer.Option("--replay", metavar="TRACE", help="Calibrate, predict the trace by simulation, then run it live."),
 ]
+Registered = Annotated[
+    str | None,
+    typer.Option("--registered", metavar="N,...", help="A Zipf load with so many adapters registered: 32,1000,2000."),
+]
 Adapters = Annotated[
     Path | None, typer.Option("--adapters", metavar="DIR", help="For --engine and --replay: adapters to mix.")
 ]
@@ -40,10 +44,13 @@ Batch = Annotated[
 Tokens = Annotated[
     int, typer.Option("--tokens", min=0, help="Tokens: decoded per answer (0 is 32), or of a request (0 is 128).")
 ]
-Requests = Annotated[int, typer.Option("--requests", min=1, help="For --popularity: requests.")]
-Rank = Annotated[int, typer.Option("--rank", min=1, max=256, help="For --popularity: rank of the adapters.")]
+Requests = Annotated[int, typer.Option("--requests", min=1, help="For --popularity and --registered: requests.")]
+Rank = Annotated[int, typer.Option("--rank", min=1, max=256, help="Rank of the adapters that are made for it.")]
 Runs = Annotated[int, typer.Option("--runs", min=1, help="For --engine: runs of which the best counts.")]
-Peers = Annotated[str, typer.Option("--peers", help="all, none, or some of transformers (--engine) and peft.")]
+Peers = Annotated[
+    str,
+    typer.Option("--peers", help="all, none, or some of transformers (--engine), peft and llama.cpp (--popularity)."),
+]
 Kind = Annotated[
     str,
     typer.Option("--dtype", help="Of ours and of the peers.", callback=one_of("float32", "bfloat16", "float16")),
@@ -55,6 +62,7 @@ def bench(
     engine: Engine = False,
     popularity: Popularity = None,
     replay: Replay = None,
+    registered: Registered = None,
     adapters: Adapters = None,
     model: Model = "smollm2",
     batch: Batch = "",
@@ -71,7 +79,8 @@ def bench(
 ) -> None:
     """Measure ours beside its peers in one run: --engine for decoding, --popularity for many adapters under load.
 
-    --replay measures the simulator: what it predicts of a trace beside what the engine does.
+    --replay measures the simulator: what it predicts of a trace beside what the engine does. --registered measures what
+    many adapters cost, and whether another tenant's stream pauses for them.
 
     A decode speed counts with its fidelity: the share of answers identical to float32's, and the largest logit gap.
 
@@ -82,19 +91,24 @@ def bench(
     from llmsys import gpu
     from llmsys.errors import UsageFault
     from llmsys.serve_lora.engine_bench import EngineBench, bench_plan
-    from llmsys.serve_lora.popularity_bench import PopularityBench, popularity_plan
+    from llmsys.serve_lora.popularity_bench import PopularityBench, popularity_plan, single_batch
+    from llmsys.serve_lora.registered_bench import RegisteredBench, registered_plan
 
-    if engine + (popularity is not None) + (replay is not None) != 1:
-        raise UsageFault("give one of --engine, --popularity and --replay")
+    if engine + sum(given is not None for given in (popularity, replay, registered)) != 1:
+        raise UsageFault("give one of --engine, --popularity, --replay and --registered")
     gpu.set_threads(threads)
     if replay is not None:
         _replay(replay, model=model, adapters=adapters, batch=batch or "32", json=json)
         return
-    if popularity is not None:
+    if registered is not None:
+        many = registered_plan(registered, model=model, batch=single_batch(batch or "32"))
+        load = replace(many, requests=requests, tokens=tokens or many.tokens, rank=rank, dtype=dtype, seed=seed)
+        _measure(RegisteredBench(load), json=json)
+    elif popularity is not None:
         plan = popularity_plan(popularity, model=model, batch=batch or "32", peers=peers)
         limit = tokens or plan.limit
-        load = replace(plan, requests=requests, limit=limit, rank=rank, dtype=dtype, seed=seed)
-        _measure(PopularityBench(load), json=json)
+        loop = replace(plan, requests=requests, limit=limit, rank=rank, dtype=dtype, seed=seed)
+        _measure(PopularityBench(loop), json=json)
     else:
         decoding = bench_plan(model=model, adapters=adapters, batch=batch or "1,8,32", peers=peers)
         _measure(EngineBench(replace(decoding, tokens=tokens or decoding.tokens, runs=runs, dtype=dtype)), json=json)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmsys.cli._options import Device, DType, Json, OnError, Plot, Quiet, Seed, Threads, one_of
+from llmsys.cli._options import ChromeTrace, Device, DType, Json, OnError, Plot, Quiet, Seed, Threads, one_of
 from llmsys.cli._render import note, progress, report
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ Popularity = Annotated[
         "--popularity",
         help="Adapters: trace, distinct, uniform, identical, geometric:X (Punica's skewed: 1.5), zipf:X.",
     ),
+]
+PerTenant = Annotated[
+    int, typer.Option("--adapters-per-tenant", min=1, help="Adapters of a tenant, where the trace names none.")
 ]
 KeepAlive = Annotated[
     str, typer.Option("--keep-alive", help="Idle replicas stay: ski-rental (as long as a start costs), SECONDS or inf.")
@@ -51,17 +54,19 @@ def simulate(
     trace: Trace,
     *,
     policy: Annotated[
-        str, typer.Option("--policy", help="punica, affinity, least-loaded, round-robin or dedicated.")
+        str, typer.Option("--policy", help="punica, affinity, bounded, least-loaded, round-robin or dedicated.")
     ] = "punica",
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="Replicas at most.")] = 4,
     profile: ProfileFile = None,
     popularity: Popularity = "trace",
+    adapters_per_tenant: PerTenant = 1,
     keep_alive: KeepAlive = "ski-rental",
     consolidate_s: Consolidate = 10.0,
     max_moves: MaxMoves = 3,
     slo_ttft_s: Slo = 2.0,
     idle: Idle = "owner",
     prices: Prices = None,
+    chrome_trace: ChromeTrace = None,
     seed: Seed = 0,
     on_error: OnError = "fail",
     json: Json = False,
@@ -71,21 +76,23 @@ def simulate(
 
     llmsys serve-lora simulate trace.jsonl --gpus 4 --policy punica --popularity geometric:1.5
     """
+    from llmsys.artifacts import write_chrome_trace
     from llmsys.serve_lora import cluster, read_prices
 
     settings = cluster.ClusterSettings(gpus, 0.0, consolidate_s, max_moves)
-    reports, _ = cluster.plan_cluster(
-        _read(trace, popularity, seed, on_error),
+    found, outcome = cluster.simulate_cluster(
+        _read(trace, popularity, adapters_per_tenant, seed, on_error),
         known := cluster.read_profile(profile),
         cluster.with_keep_alive(settings, keep_alive, known),
-        policies=[policy],
-        gpus=[gpus],
+        policy=policy,
         slo_ttft_s=slo_ttft_s,
         idle=idle,
         prices=read_prices(prices),
     )
-    report(reports[0], [tenant.as_row() for tenant in reports[0].tenants], json=json)
-    note(reports[0].summary_line())
+    report(found, [tenant.as_row() for tenant in found.tenants], json=json)
+    note(found.summary_line())
+    if chrome_trace:
+        write_chrome_trace(chrome_trace, cluster.timeline(outcome))
 
 
 def plan(
@@ -95,6 +102,7 @@ def plan(
     gpus: Annotated[str, typer.Option("--gpus", help="Limits of replicas: 1-16, or 1,2,4.")] = "1-8",
     profile: ProfileFile = None,
     popularity: Popularity = "trace",
+    adapters_per_tenant: PerTenant = 1,
     keep_alive: KeepAlive = "ski-rental",
     consolidate_s: Consolidate = 10.0,
     max_moves: MaxMoves = 3,
@@ -118,7 +126,7 @@ def plan(
     limits = cluster.parse_limits(gpus)
     settings = cluster.ClusterSettings(max(limits), 0.0, consolidate_s, max_moves)
     reports, best = cluster.plan_cluster(
-        _read(trace, popularity, seed, on_error),
+        _read(trace, popularity, adapters_per_tenant, seed, on_error),
         known := cluster.read_profile(profile),
         cluster.with_keep_alive(settings, keep_alive, known),
         policies=policy.split(","),
@@ -179,12 +187,12 @@ def calibrate(
     note(f"{fit.samples} steps; relative error {fit.error_p50:.1%} in the median, {fit.error_p90:.1%} at 90 %")
 
 
-def _read(trace: str, popularity: str, seed: int, on_error: str) -> "list[TraceRecord]":
+def _read(trace: str, popularity: str, per_tenant: int, seed: int, on_error: str) -> "list[TraceRecord]":
     from llmsys.artifacts import read_trace
     from llmsys.serve_lora.cluster import assign_adapters
 
     records = list(read_trace(trace, on_error=on_error, on_skip=lambda fault: note(f"skipped: {fault}")))
-    return assign_adapters(records, popularity, seed=seed)
+    return assign_adapters(records, popularity, seed=seed, per_tenant=per_tenant)
 
 
 def _figure(reports: "list[ClusterReport]") -> "Figure":

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from llmsys.cli._options import Device, DType, Quiet, Seed, Threads
+from llmsys.cli._serve_lora_fleet import Cluster, Consolidate, KeepAlive, MaxMoves, Placement, Replicas, Standby
 from llmsys.cli._streams import records_out
 
 __all__ = ["serve"]
@@ -86,6 +87,13 @@ def serve(
     allow_runtime_adapters: Runtime = False,
     isolate_prefix: Isolate = False,
     insecure: Insecure = False,
+    replicas: Replicas = None,
+    cluster: Cluster = "local",
+    placement: Placement = "punica",
+    keep_alive: KeepAlive = "ski-rental",
+    consolidate_s: Consolidate = 10.0,
+    max_moves: MaxMoves = 3,
+    standby: Standby = 0,
     ledger: LedgerFile = None,
     prices: Prices = None,
     cost_header: CostHeader = False,
@@ -102,10 +110,13 @@ def serve(
     Prints a line with its address when ready. With --tenants, or the operator's key in LLMSYS_API_KEY, keys are needed.
 
     llmsys serve-lora serve --adapters ./adapters --port 8000
+
+    llmsys serve-lora serve --adapters ./adapters --replicas 0:4 --cluster ray
     """
     from llmsys import gpu
     from llmsys.fair_queue.policy import engine_policy
     from llmsys.serve_lora import batch_files, read_prices, server
+    from llmsys.serve_lora.fleet.settings import fleet_settings
 
     gpu.set_threads(threads)
     table = server.tenant_table(tenants, os.environ.get("LLMSYS_API_KEY"))
@@ -116,6 +127,10 @@ def serve(
     access = server.Access(table, allow_runtime_adapters, isolate_prefix, insecure)
     records = server.Recording(ledger, read_prices(prices), metrics_prefix, metrics_tenants, cost_header)
     address, named = server.Address(host, port, uds), batch_files.adapter_paths(None, adapter or [])
-    settings = server.ServerSettings(model, address, adapters, named, pin or (), engine, access, records, drain_s)
+    limits = {"max_moves": max_moves, "standby": standby, "places": max_sequences, "threads": threads}
+    fleet = fleet_settings(replicas, cluster, placement, keep_alive, consolidate_s=consolidate_s, **limits)
+    settings = server.ServerSettings(
+        *(model, address, adapters, named, pin or (), engine, access, records, drain_s, fleet)
+    )
     with records_out(flush_each=True) as out:
         server.serve(settings, ready=out.write)

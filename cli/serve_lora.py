@@ -146,7 +146,9 @@ def answers(
 
 @cost.command("report")
 def cost_report(
-    ledger: Annotated[Path, typer.Argument(metavar="LEDGER", help="What `serve-lora run --ledger` wrote.")],
+    ledgers: Annotated[
+        list[Path], typer.Argument(metavar="LEDGER...", help="What --ledger wrote; of replicas one file each.")
+    ],
     by: Annotated[
         str, typer.Option("--by", help="Groupings, comma-separated: tenant, adapter, hour.")
     ] = "tenant,adapter",
@@ -166,9 +168,9 @@ def cost_report(
 
     llmsys serve-lora cost report day.ledger.jsonl --by tenant --prices prices.toml
     """
-    from llmsys.serve_lora import read_ledger, read_prices, report_cost
+    from llmsys.serve_lora import read_ledgers, read_prices, report_cost
 
-    runs, torn_lines = read_ledger(ledger)
+    runs, torn_lines = read_ledgers(ledgers)
     given = read_prices(prices) if prices else None
     found = report_cost(runs, by=by.split(","), idle=idle, prices=given, torn_lines=torn_lines)
     report(found.as_record(), found.table(), title=f"cost in {found.currency}", json=json)

@@ -70,6 +70,8 @@ OPTIONAL = (
     OptionalPackage("llguidance", ("llguidance",), "'llmsys[tools]'", "decoding that is held to a grammar"),
     OptionalPackage("matplotlib", ("matplotlib",), "'llmsys[plot]'", "--plot to .png and .svg"),
     OptionalPackage("plotly", ("plotly",), "'llmsys[plot]'", "--plot to .html"),
+    OptionalPackage("ray", ("ray",), "'llmsys[cluster]'", "replicas of `serve-lora serve` as actors"),
+    OptionalPackage("llama_cpp", ("llama-cpp-python",), "llama-cpp-python", "a peer in bench"),
     OptionalPackage("pyarrow", ("pyarrow",), "'llmsys[parquet]'", "Parquet in and out"),
     OptionalPackage("sklearn", ("scikit-learn",), "'llmsys[bench]'", "a peer in bench"),
 )

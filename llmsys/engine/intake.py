@@ -32,7 +32,8 @@ class Intake:
             known = ", ".join(names) or "none"
             raise AdapterError(f"no such adapter {request.adapter!r}; registered: {known}")
         prompt = tuple(self.tokens(request.prompt))
-        self.check_length(len(prompt))
+        self._check_output(request)
+        self.check_length(len(prompt) + len(request.output))
         return replace(request, prompt=prompt, id=request.id or str(request.request_id), arrival_s=arrival_s)
 
     def tokens(self, prompt: str | Items[int] | Items[Message]) -> list[int]:
@@ -51,6 +52,17 @@ class Intake:
         if not 0 <= min(ids) <= max(ids) < self._vocab_size:
             raise RequestError(f"prompt ids span {min(ids)} to {max(ids)}; expected 0 to {self._vocab_size - 1}")
         return ids
+
+    def _check_output(self, request: Request) -> None:
+        """Refuse an answer so far that this request cannot have given."""
+        if not request.output:
+            return
+        self.tokens(request.output)
+        most = request.sampling.max_tokens - 1
+        if request.sampling.n > 1 or len(request.output) > most:
+            raise RequestError(
+                f"output has {len(request.output)} tokens for n={request.sampling.n}; expected n=1 and at most {most}"
+            )
 
     def check_length(self, tokens: int) -> None:
         """Refuse a prompt that leaves no room for an answer."""
@@ -76,17 +88,18 @@ class Intake:
         """Return the request's n choices; ids are the sequence numbers, the prompt is charged with the first."""
         params = request.sampling
         prompt = [token for token in request.prompt if isinstance(token, int)]
+        known = [*prompt, *request.output]
         seed = params.seed if params.seed is not None else self._own_seed(request.request_id)
         return [
             Sequence(
                 id=ids[index],
                 request=request,
-                token_ids=list(prompt),
+                token_ids=list(known),
                 prompt_tokens=len(prompt),
                 index=index,
                 seed=seed,
                 max_tokens=self.output_limit(params, len(prompt)),
-                uncharged_tokens=0 if index else len(prompt),
+                uncharged_tokens=0 if index else len(known),
                 source=(ids[0], len(prompt)) if index else None,
             )
             for index in range(params.n)

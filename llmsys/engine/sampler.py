@@ -61,7 +61,9 @@ def sample(logits: Tensor, sequences: Items[Sequence], eos_ids: frozenset[int]) 
         errors.update((row, "not a number in logits") for row in changed if not best[row] < np.inf)
     drawn = [row for row, p in enumerate(params) if p.temperature > 0 and row not in errors]
     if drawn:
-        points = [uniform(s.seed, s.index, len(s.token_ids)) for s in (sequences[row] for row in drawn)]
+        points = [
+            uniform(s.seed, s.request.choice + s.index, len(s.token_ids)) for s in (sequences[row] for row in drawn)
+        ]
         tokens[drawn] = draw(logits, drawn, [params[row] for row in drawn], points)
     chosen = tokens.tolist()
     told = report.of({row: chosen[row] for row in reported}) if report else {}

@@ -113,7 +113,9 @@ class Request:
 
     prompt: text, token ids, or chat messages ({"role", "content"}). adapter: a registered name, None is the base.
     id and group are the caller's own names and come back in events. Requests of one `cache_salt` share cached prefixes;
-    others cannot even probe for them by timing.
+    others cannot even probe for them by timing. output: tokens of the answer that came out elsewhere, behind which it
+    goes on as if it had never stopped: limits, penalties, draws and text count them; needs n=1. choice: which of n
+    choices it is there, as its draws depend on that.
     """
 
     prompt: str | Items[int] | Items[Message]
@@ -124,6 +126,8 @@ class Request:
     id: str = ""
     group: str | None = None
     cache_salt: str = ""
+    output: Items[int] = ()
+    choice: int = 0
     request_id: int = -1
     arrival_s: float = 0.0
 

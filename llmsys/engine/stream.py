@@ -21,6 +21,8 @@ class Stream:
         self.sequence = sequence
         self._ends = end_tokens(params, tokenizer.eos_ids)
         self._text = Detokenizer(tokenizer.decode, tuple(params.stop), include_stop=params.include_stop_str_in_output)
+        for token in sequence.token_ids[sequence.prompt_tokens :]:
+            self._text.push(token)  # their text came out elsewhere
 
     def accept(self, sampled: Sampled) -> TokenEvent:
         """Append a token to the sequence and return its event; `finish` is set on the event, not on the sequence."""

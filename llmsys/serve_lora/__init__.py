@@ -6,7 +6,7 @@ through `batch_session`; adapters are made, checked, merged and converted by the
 """
 
 from llmsys.serve_lora.answers import PromptAnswers, answers_by_prompt
-from llmsys.serve_lora.cost_report import CostReport, read_ledger, report_cost
+from llmsys.serve_lora.cost_report import CostReport, read_ledger, read_ledgers, report_cost
 from llmsys.serve_lora.ledger import Ledger
 from llmsys.serve_lora.prices import PriceList, read_prices
 from llmsys.serve_lora.step_cost import StepModel, StepRow, split_step
@@ -23,6 +23,7 @@ __all__ = [
     "Task",
     "answers_by_prompt",
     "read_ledger",
+    "read_ledgers",
     "read_prices",
     "report_cost",
     "split_step",

@@ -28,7 +28,7 @@ from llmsys.serve_lora.punica_workload import Ask
 from llmsys.serve_lora.reference_model import ReferenceModel
 from llmsys.serve_lora.step_cost import StepRow
 
-__all__ = ["BatchServer", "EngineServer", "PeftServer", "Served"]
+__all__ = ["BatchServer", "Clock", "EngineServer", "PeftServer", "Served"]
 
 HOST_BYTES = 4 << 30
 Clock = Callable[[], float]

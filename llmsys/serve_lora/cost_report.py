@@ -5,7 +5,7 @@ of the ledger's opening, or at others.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -147,6 +147,12 @@ def read_ledger(path: str | Path) -> tuple[list[LedgerRun], int]:
     if not runs:
         raise BadInput(str(path), "no opening record", "a ledger that `serve-lora run --ledger` wrote")
     return runs, len(torn)
+
+
+def read_ledgers(paths: Sequence[str | Path]) -> tuple[list[LedgerRun], int]:
+    """The runs of several ledger files, as replicas of one server write them, and the number of cut lines in all."""
+    found = [read_ledger(path) for path in paths]
+    return [run for runs, _ in found for run in runs], sum(torn for _, torn in found)
 
 
 def report_cost(

@@ -73,20 +73,26 @@ class JsonGrammar:
         matcher = kit.LLMatcher(self._tables, grammar)
         if fault := matcher.get_error():
             raise RequestError(f"response_format's schema: {fault.strip().splitlines()[0]}")
-        return JsonMask(matcher, torch_kit, prompt_tokens, vocab, ends)
+        return JsonMask(matcher, torch_kit, schema, prompt_tokens=prompt_tokens, vocab=vocab, ends=ends)
 
 
 class JsonMask:
-    """A logits processor that follows one answer as it grows; past its end there are end tokens only."""
+    """A logits processor that follows one answer as it grows; past its end there are end tokens only.
+
+    schema: of the JSON that the answer is held to.
+    """
 
     def __init__(
         self,
         matcher: Any,  # noqa: ANN401
         kit: Any,  # noqa: ANN401
+        schema: Mapping[str, object],
+        *,
         prompt_tokens: int,
         vocab: int,
         ends: Sequence[int],
     ) -> None:
+        self.schema = schema
         self._matcher = matcher
         self._kit = kit
         self._read = prompt_tokens

@@ -9,7 +9,7 @@ every distinct adapter read once a step, every product computed. Knows nothing o
 import gc
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from llmsys.engine.lora import AdapterWeights
 from llmsys.engine.model import ModelConfig
 from llmsys.errors import Unavailable, UsageFault
 from llmsys.gpu import Ceilings, describe, dtype_name, find_model, measure_ceilings
+from llmsys.serve_lora.bench_llama import LlamaServer
 from llmsys.serve_lora.bench_servers import BatchServer, EngineServer, PeftServer, Served
 from llmsys.serve_lora.cluster.adapters import popularity_counts
 from llmsys.serve_lora.engine_bench import parameters
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 POPULARITIES = ("distinct", "uniform", "geometric:1.5", "zipf:1.5", "identical")
-PEERS = ("peft",)
+PEERS = ("peft", "llama.cpp")
 BASE, BY_ADAPTER = "llmsys base", "llmsys by adapter"
 
 
@@ -133,7 +134,7 @@ class PopularityBench:
         with tempfile.TemporaryDirectory() as place:
             adapter = write_random_adapter(Path(place) / "adapter", self._shape, rank=self.plan.rank)
             for popularity in self.plan.popularities:
-                for row in self._served(popularity, adapter):
+                for row in self._served(popularity, adapter, Path(place)):
                     found.append(row)
                     on_row(row)
         return found
@@ -169,8 +170,8 @@ class PopularityBench:
         ]
         return "\n".join(lines + [f"skipped: {reason}" for reason in self.skipped])
 
-    def _served(self, popularity: str, adapter: Path) -> Iterator[PopularityRow]:
-        """Every server's row: ours, ours in the ways of others, the peers."""
+    def _served(self, popularity: str, adapter: Path, place: Path) -> Iterator[PopularityRow]:
+        """Every server's row: ours, ours in the ways of others, the peers. place: for what a peer has to write."""
         plan = self.plan
         paths = dict.fromkeys(adapter_names(self._asks(popularity)), adapter)
         engine = EngineServer(plan.model, paths, batch=plan.batch, dtype=plan.dtype)
@@ -186,21 +187,27 @@ class PopularityBench:
         self.splits[popularity] = self._split(min(len(paths), plan.batch))
         del engine, ways
         gc.collect()
-        for peer in self._peers(paths):
+        for peer in self._peers(paths, place):
             peer.serve(asks[:1])
             yield self._row(popularity, peer.name, peer.serve(asks), ours=ours, adapters=len(paths))
+            if isinstance(peer, LlamaServer):
+                base = [replace(ask, adapter=None) for ask in asks]
+                yield self._row(popularity, f"{peer.name} base", peer.serve(base), ours=ours, adapters=0)
+                peer.close()
 
     def _asks(self, popularity: str) -> list[Ask]:
         plan = self.plan
         return punica_asks(popularity, plan.requests, limit=plan.limit, vocab=self._shape.vocab, seed=plan.seed)
 
-    def _peers(self, paths: dict[str, Path]) -> Iterator[BatchServer]:
+    def _peers(self, paths: dict[str, Path], place: Path) -> Iterator[BatchServer]:
         """The peers that are installed, one at a time; it is said once why another is not there."""
         plan = self.plan
         for name in plan.peers:
             try:
-                assert name == "peft"
-                yield PeftServer(load_reference(plan.model, self._dtype), paths, batch=plan.batch)
+                if name == "peft":
+                    yield PeftServer(load_reference(plan.model, self._dtype), paths, batch=plan.batch)
+                else:
+                    yield LlamaServer(plan.model, paths, place=place, batch=plan.batch, limit=plan.limit)
             except Unavailable as missing:
                 if str(missing) not in self.skipped:
                     self.skipped.append(str(missing))

@@ -104,3 +104,16 @@ def test_an_adapter_that_does_not_fit_stops_a_calibration(shell):
     assert run.returncode == 65
     assert "lora_A" in run.stderr
     assert not (shell.directory / "here.json").exists()
+
+
+def test_tenants_with_several_adapters_can_be_drawn_on_a_timeline(shell):
+    run = shell.run(
+        *("serve-lora", "simulate", TRACE, "--policy", "bounded", "--adapters-per-tenant", "3"),
+        *("--chrome-trace", "timeline.json", "--json"),
+    )
+
+    assert run.returncode == 0, run.stderr
+    events = json.loads((shell.directory / "timeline.json").read_text())["traceEvents"]
+    bars = [event for event in events if event["ph"] == "X"]
+    assert len(bars) == 120
+    assert {event["args"]["adapter"].rpartition("-")[2] for event in bars} == {"0", "1", "2"}

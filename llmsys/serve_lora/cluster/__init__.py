@@ -8,9 +8,17 @@ from llmsys.serve_lora.cluster.accounts import IDLE_RULES, Accounts
 from llmsys.serve_lora.cluster.adapters import assign_adapters, popularity_counts
 from llmsys.serve_lora.cluster.options import parse_limits, with_keep_alive
 from llmsys.serve_lora.cluster.profile import Fit, ReplicaProfile, Sample, fit_profile, read_profile, write_profile
-from llmsys.serve_lora.cluster.report import ClusterReport, TenantLine, least_machine_s, plan_cluster, report_cluster
+from llmsys.serve_lora.cluster.report import (
+    ClusterReport,
+    TenantLine,
+    least_machine_s,
+    plan_cluster,
+    report_cluster,
+    simulate_cluster,
+)
 from llmsys.serve_lora.cluster.routing import POLICIES, Router, make_router
 from llmsys.serve_lora.cluster.simulation import ClusterSettings, Outcome, simulate
+from llmsys.serve_lora.cluster.timeline import timeline
 
 __all__ = [
     "IDLE_RULES",
@@ -34,6 +42,8 @@ __all__ = [
     "read_profile",
     "report_cluster",
     "simulate",
+    "simulate_cluster",
+    "timeline",
     "with_keep_alive",
     "write_profile",
 ]

@@ -24,8 +24,23 @@ __all__ = ["assign_adapters", "popularity_counts"]
 EXPONENT_MAX = 10.0
 
 
-def assign_adapters(trace: Sequence[TraceRecord], popularity: str, *, seed: int) -> list[TraceRecord]:
-    """The trace with an adapter for every request, spread over it in random order. Raises UsageFault."""
+def assign_adapters(
+    trace: Sequence[TraceRecord], popularity: str, *, seed: int, per_tenant: int = 1
+) -> list[TraceRecord]:
+    """The trace with an adapter for every request, spread over it in random order. Raises UsageFault.
+
+    per_tenant: adapters of each tenant where the trace does not say, each request's drawn from its tenant's.
+    """
+    if per_tenant > 1:
+        if popularity != "trace":
+            raise UsageFault(
+                f"--adapters-per-tenant {per_tenant} with --popularity {popularity}; expected one of the two"
+            )
+        drawn = np.random.default_rng(seed).integers(0, per_tenant, len(trace)).tolist()
+        return [
+            msgspec.structs.replace(record, adapter=record.adapter or f"{record.tenant}-{number}")
+            for record, number in zip(trace, drawn, strict=True)
+        ]
     if popularity == "trace":
         return [msgspec.structs.replace(record, adapter=record.adapter or record.tenant) for record in trace]
     counts = popularity_counts(popularity, len(trace))

@@ -16,7 +16,7 @@ from llmsys.serve_lora.cluster.simulation import ClusterSettings, Outcome, simul
 from llmsys.serve_lora.prices import PriceList
 from llmsys.serve_lora.tenant_totals import quantile
 
-__all__ = ["ClusterReport", "TenantLine", "least_machine_s", "plan_cluster", "report_cluster"]
+__all__ = ["ClusterReport", "TenantLine", "least_machine_s", "plan_cluster", "report_cluster", "simulate_cluster"]
 
 
 class TenantLine(msgspec.Struct, frozen=True):
@@ -142,6 +142,25 @@ def report_cluster(
     )
 
 
+def simulate_cluster(
+    trace: Sequence[TraceRecord],
+    profile: ReplicaProfile,
+    settings: ClusterSettings,
+    *,
+    policy: str,
+    slo_ttft_s: float,
+    idle: str,
+    prices: PriceList,
+) -> tuple[ClusterReport, Outcome]:
+    """One run of a trace under one policy, summed up and as it was."""
+    outcome = simulate(trace, profile, make_router(policy), settings)
+    gpus = settings.gpus
+    return (
+        report_cluster(outcome, profile, policy=policy, gpus=gpus, slo_ttft_s=slo_ttft_s, idle=idle, prices=prices),
+        outcome,
+    )
+
+
 def plan_cluster(
     trace: Sequence[TraceRecord],
     profile: ReplicaProfile,
@@ -158,12 +177,10 @@ def plan_cluster(
     for policy in policies:
         for limit in gpus:
             limited = ClusterSettings(limit, settings.keep_alive_s, settings.consolidate_s, settings.max_moves)
-            outcome = simulate(trace, profile, make_router(policy), limited)
-            reports.append(
-                report_cluster(
-                    outcome, profile, policy=policy, gpus=limit, slo_ttft_s=slo_ttft_s, idle=idle, prices=prices
-                )
+            report, _ = simulate_cluster(
+                trace, profile, limited, policy=policy, slo_ttft_s=slo_ttft_s, idle=idle, prices=prices
             )
+            reports.append(report)
     good = [report for report in reports if report.meets_slo]
     return reports, min(good, key=lambda report: (report.machine_s, report.gpus), default=None)
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from llmsys.serve_lora.server import adapter_routes, routes
+from llmsys.serve_lora.server import adapter_routes, fleet_routes, routes
 from llmsys.serve_lora.server.faults import ApiFault
 from llmsys.serve_lora.server.service import Service
 
@@ -23,6 +23,7 @@ ROUTES = (
     ("/v1/chat/completions", routes.chat, "POST"),
     ("/v1/completions", routes.completion, "POST"),
     ("/v1/models", routes.models, "GET"),
+    ("/v1/replicas", fleet_routes.replicas, "GET"),
     ("/v1/lora_adapters", adapter_routes.lora_adapters, "GET"),
     ("/v1/lora_adapters/{name}/pin", adapter_routes.pin, "POST"),
     ("/v1/lora_adapters/{name}/unpin", adapter_routes.unpin, "POST"),

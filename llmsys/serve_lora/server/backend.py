@@ -6,19 +6,23 @@ Knows nothing of HTTP.
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmsys.engine.assembly import assemble
+from llmsys.engine.assembly import EngineParts, assemble
+from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
 from llmsys.engine.model import ModelConfig
 from llmsys.engine.parts import TextCodec
+from llmsys.engine.policy import FirstComeFirstServed
+from llmsys.engine.sequence import Request, SamplingParams
 from llmsys.engine.server_loop import AsyncEngine
 from llmsys.serve_lora.adapter_check import checked_reader
 from llmsys.serve_lora.adapter_shelf import AdapterShelf
 from llmsys.serve_lora.json_grammar import JsonGrammar
 from llmsys.serve_lora.ledger import VERSION, Ledger, Opening
+from llmsys.serve_lora.server.doors import Door, Residency, Spending
 from llmsys.serve_lora.server.jobs import MakeMask
 from llmsys.serve_lora.server.metering import Meter, MeteredExecutor
 from llmsys.serve_lora.server.registry import AdapterRegistry, Slots
@@ -27,8 +31,9 @@ from llmsys.serve_lora.step_cost import StepModel
 
 if TYPE_CHECKING:
     from llmsys.engine.adapter_pool import AdapterPool
+    from llmsys.serve_lora.fleet.fleet import Fleet
 
-__all__ = ["Backend", "Loaded", "load", "opened"]
+__all__ = ["Backend", "Loaded", "load", "make_masks", "opened"]
 
 KEPT_WINDOWS = 60
 
@@ -47,33 +52,47 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A running engine: its door, its texts, its adapters and its costs. `names` are those of the base model."""
+    """Running engines: their door, their texts, their adapters and their costs. `names` are those of the base model.
 
-    door: AsyncEngine
+    fleet: the replicas, None for one engine in this process.
+    """
+
+    door: Door
     tokenizer: TextCodec
     registry: AdapterRegistry
-    pool: "AdapterPool"
+    pool: Residency
     shelf: AdapterShelf
-    meter: Meter
+    meter: Spending
     masks: MakeMask | None
     names: tuple[str, ...]
     max_len: int
     vocab_size: int
+    fleet: "Fleet | None" = None
 
 
-def load(settings: ServerSettings) -> Loaded:
-    """Load the model and put the meter in; takes seconds. Raises as `Engine.load` does."""
+def load(settings: ServerSettings, *, since_unix_s: float | None = None) -> Loaded:
+    """Load the model and put the meter in; takes seconds. Raises as `Engine.load` does.
+
+    since_unix_s: when the machine's time began to count, now if left out; what has passed since is overhead.
+    """
     from llmsys.engine.loader import read_config
     from llmsys.gpu import find_model
 
+    since_unix_s = time.time() if since_unix_s is None else since_unix_s
+    clock = _clock(time.time() - since_unix_s)
     config = settings.engine.config()
     model = read_config(find_model(settings.model))
     parts = assemble(settings.model, config)
-    clock = _clock()
     opening = Opening(
-        version=VERSION, devices=1, kv_token_bytes=parts.token_bytes, prices=settings.records.prices, unix_s=time.time()
+        version=VERSION,
+        devices=1,
+        kv_token_bytes=parts.token_bytes,
+        prices=settings.records.prices,
+        unix_s=since_unix_s,
     )
-    ledger = Ledger(opening, model=StepModel(), start_s=clock(), path=settings.records.ledger, keep=KEPT_WINDOWS)
+    ledger = Ledger(opening, model=StepModel(), start_s=0.0, path=settings.records.ledger, keep=KEPT_WINDOWS)
+    _warm_up(parts, config)
+    ledger.wait(clock(), in_flight=True)
     meter = Meter(ledger, clock)
     ranks: dict[str, int] = {}
     shelf = AdapterShelf(
@@ -117,7 +136,7 @@ async def opened(loaded: Loaded, settings: ServerSettings) -> AsyncIterator[Back
                 pool=loaded.pool,
                 shelf=loaded.shelf,
                 meter=loaded.meter,
-                masks=_masks(loaded),
+                masks=make_masks(loaded),
                 names=tuple(dict.fromkeys((settings.model, Path(settings.model).stem))),
                 max_len=loaded.engine.max_len,
                 vocab_size=loaded.model.vocab,
@@ -127,7 +146,7 @@ async def opened(loaded: Loaded, settings: ServerSettings) -> AsyncIterator[Back
         loaded.meter.close()
 
 
-def _masks(loaded: Loaded) -> MakeMask | None:
+def make_masks(loaded: Loaded) -> MakeMask | None:
     """What makes an answer's mask, None for a tokenizer that is not the engine's own."""
     from llmsys.engine.tokens import Tokenizer
 
@@ -138,6 +157,14 @@ def _masks(loaded: Loaded) -> MakeMask | None:
     return lambda schema, prompt_tokens: grammar.mask(schema, prompt_tokens=prompt_tokens, vocab=vocab)
 
 
-def _clock() -> Callable[[], float]:
-    started_s = time.monotonic()
+def _warm_up(parts: EngineParts, config: EngineConfig) -> None:
+    """Run a prompt and a step of decoding, so that no client waits for what the first of each brings in."""
+    throwaway = replace(config, prefix_cache=False, policy=FirstComeFirstServed())
+    engine = Engine(parts.runner, parts.tokenizer, parts.adapters, throwaway, blocks=parts.blocks)
+    engine.generate([Request([0] * 8, SamplingParams(max_tokens=2, temperature=1.0, seed=0, ignore_eos=True))])
+
+
+def _clock(passed_s: float) -> Callable[[], float]:
+    """Seconds, of which so many have passed already."""
+    started_s = time.monotonic() - max(passed_s, 0.0)
     return lambda: time.monotonic() - started_s

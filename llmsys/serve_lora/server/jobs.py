@@ -11,10 +11,11 @@ from llmsys.engine.errors import RequestError
 from llmsys.engine.parts import TextCodec
 from llmsys.engine.sequence import Request, SamplingParams
 from llmsys.errors import Unavailable
-from llmsys.serve_lora.batch_requests import chat_messages, sampling_of
+from llmsys.serve_lora.batch_requests import sampling_of
 from llmsys.serve_lora.json_grammar import JsonMask, schema_of
 from llmsys.serve_lora.server.bodies import AnswerBody
 from llmsys.serve_lora.server.faults import ApiFault, not_found
+from llmsys.serve_lora.server.tool_prompt import forced_schema, tool_messages
 
 __all__ = ["Job", "MakeMask", "adapter_of", "check_offered", "make_job"]
 
@@ -27,7 +28,6 @@ NOT_DONE = {
     "best_of": "ask for n and choose",
     "suffix": "the models here continue text, they do not fill gaps",
     "functions": "it is the older name of tools",
-    "tools": "put `llmsys tool-serve` in front, which declares tools and reads calls",
 }
 
 
@@ -67,6 +67,8 @@ def check_offered(body: AnswerBody, *, chat: bool) -> None:
         raise ApiFault(400, "prompt is missing or empty; expected text or token ids", param="prompt")
     if body.echo and (chat or body.logprobs is not None):
         raise ApiFault(400, "echo goes with a completion without logprobs", code="unsupported_parameter", param="echo")
+    if body.tools and not chat:
+        raise ApiFault(400, "tools go with a chat", code="unsupported_parameter", param="tools")
     if body.stream_options is not None and not body.stream:
         raise ApiFault(400, "stream_options goes with stream", param="stream_options")
 
@@ -109,23 +111,25 @@ def make_job(
 
 
 def _held(sampling: SamplingParams, body: AnswerBody, masks: MakeMask | None, prompt_tokens: int) -> SamplingParams:
-    """The same sampling, held to the body's response_format. Raises RequestError, ApiFault."""
-    schema = schema_of(body.response_format)
+    """The same sampling, held to the call that is demanded or the body's response_format.
+
+    Raises RequestError, ApiFault.
+    """
+    forced = forced_schema(body)
+    schema, param = (forced, "tool_choice") if forced else (schema_of(body.response_format), "response_format")
     if schema is None:
         return sampling
     if masks is None or sampling.n > 1:
         remedy = "this model has no tokenizer tables for it" if masks is None else "one answer at a time; n is 1"
-        raise ApiFault(
-            400, f"response_format is not done here; {remedy}", code="unsupported_parameter", param="response_format"
-        )
+        raise ApiFault(400, f"{param} is not done here; {remedy}", code="unsupported_parameter", param=param)
     try:
         return replace(sampling, logits_processor=masks(schema, prompt_tokens))
     except Unavailable as error:
-        raise ApiFault(400, str(error), code="unsupported_parameter", param="response_format") from error
+        raise ApiFault(400, str(error), code="unsupported_parameter", param=param) from error
 
 
 def _chat(body: AnswerBody, tokenizer: TextCodec, max_len: int) -> list[int]:
-    messages = chat_messages(body)
+    messages = tool_messages(body)
     _check_size(sum(len(message["content"]) for message in messages), max_len, "messages")
     return tokenizer.apply_chat(messages)
 

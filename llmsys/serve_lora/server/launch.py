@@ -6,8 +6,9 @@ SIGTERM ends it with success once the requests under way are answered; Ctrl-C in
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from secrets import token_hex
 
 import uvicorn
 
@@ -67,8 +68,7 @@ async def _serve(
     server = _Server(config, stopping)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:
-        loaded = await asyncio.to_thread(load, settings)
-        async with opened(loaded, settings) as backend:
+        async with _backend(settings) as backend:
             for name in settings.pins:
                 await _pin(backend, name)
             service.open(backend)
@@ -79,6 +79,26 @@ async def _serve(
         server.should_exit = True
         service.close()
         await serving
+
+
+@asynccontextmanager
+async def _backend(settings: ServerSettings) -> AsyncIterator[Backend]:
+    """What generates the tokens: one engine in this process, or a fleet of replicas."""
+    if settings.fleet is None:
+        loaded = await asyncio.to_thread(load, settings)
+        async with opened(loaded, settings) as backend:
+            yield backend
+        return
+    from llmsys.serve_lora.fleet.backend import fleet_of, launcher_of, opened_fleet
+    from llmsys.serve_lora.fleet.spec import ReplicaSpec
+
+    spec = ReplicaSpec.of(settings, threads=settings.fleet.threads, secret=token_hex(16))
+    launcher = launcher_of(settings.fleet, spec)
+    async with (
+        fleet_of(settings, settings.fleet, launcher) as (fleet, alike),
+        opened_fleet(settings, fleet, alike) as backend,
+    ):
+        yield backend
 
 
 async def _pin(backend: Backend, name: str) -> None:

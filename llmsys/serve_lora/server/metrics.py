@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from llmsys.serve_lora.fleet.facts import FleetFacts
 from llmsys.serve_lora.prices import PriceList
 from llmsys.serve_lora.server.backend import Backend
 
@@ -61,6 +62,18 @@ class Metrics:
         return generate_latest(self.registry)
 
 
+def _of_fleet(prefix: str, facts: FleetFacts) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+    """How many replicas there are, what became of others, and how long the last start took by stage."""
+    yield GaugeMetricFamily(f"{prefix}replicas", "Replicas that answer.", value=len(facts.replicas))
+    yield CounterMetricFamily(f"{prefix}replica_starts", "Replicas started.", value=facts.starts)
+    yield CounterMetricFamily(f"{prefix}replica_losses", "Replicas lost.", value=facts.losses)
+    yield CounterMetricFamily(f"{prefix}request_moves", "Requests moved by consolidation.", value=facts.moves)
+    stages = GaugeMetricFamily(f"{prefix}replica_start_seconds", "The last start by stage.", labels=["stage"])
+    for stage, seconds in facts.stages_s.items():
+        stages.add_metric([stage], seconds)
+    yield stages
+
+
 class _EngineGauges(Collector):
     """Reads the engine at every scrape; it takes no lock."""
 
@@ -100,6 +113,8 @@ class _EngineGauges(Collector):
             yield CounterMetricFamily(prefix + name, text, value=value)
         yield from self._by_adapter()
         yield self._cost()
+        if self._backend.fleet is not None:
+            yield from _of_fleet(prefix, self._backend.fleet.facts())
 
     def _by_adapter(self) -> Iterator[GaugeMetricFamily]:
         prefix = self._metrics.prefix
@@ -118,7 +133,7 @@ class _EngineGauges(Collector):
 
     def _cost(self) -> CounterMetricFamily:
         spent: dict[str, float] = {}
-        for tenant, seconds in self._backend.meter.device_s.copy().items():
+        for tenant, seconds in dict(self._backend.meter.device_s).items():
             label = self._metrics.label(tenant)
             spent[label] = spent.get(label, 0.0) + self._metrics.prices.of_device(seconds)
         currency = self._metrics.prices.currency

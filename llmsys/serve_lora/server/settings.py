@@ -7,12 +7,16 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.policy import FirstComeFirstServed, Policy
 from llmsys.errors import UsageFault
 from llmsys.serve_lora.prices import PriceList
 from llmsys.serve_lora.server.tenants import TenantTable
+
+if TYPE_CHECKING:
+    from llmsys.serve_lora.fleet.settings import FleetSettings
 
 __all__ = ["Access", "Address", "EngineSettings", "Recording", "ServerSettings"]
 
@@ -102,7 +106,7 @@ class ServerSettings:
     """A server: its model and adapters, its limits, who may ask, and what it records.
 
     pins: adapters that keep their slots from the start. drain_s: seconds that running requests get after a stop
-    signal. max_body_bytes: largest request.
+    signal. fleet: replicas, None for one engine in this process. max_body_bytes: largest request.
     """
 
     model: str = "smollm2"
@@ -114,6 +118,7 @@ class ServerSettings:
     access: Access = field(default_factory=Access)
     records: Recording = field(default_factory=Recording)
     drain_s: float = 30.0
+    fleet: "FleetSettings | None" = None
     max_body_bytes: int = 8 << 20
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 from uuid import uuid4
 
 import msgspec
@@ -14,10 +15,12 @@ import msgspec
 from llmsys.engine.completion import Collector
 from llmsys.engine.errors import EngineError
 from llmsys.engine.outputs import Completion
-from llmsys.engine.sequence import TokenEvent
+from llmsys.engine.sequence import Finish, TokenEvent
 from llmsys.serve_lora.batch_results import chat_token, choice_body, usage_body
 from llmsys.serve_lora.server.faults import ApiFault, api_fault
 from llmsys.serve_lora.server.jobs import Job
+from llmsys.serve_lora.server.tool_prompt import forced_schema, offers_tools
+from llmsys.serve_lora.server.tool_text import ToolText
 
 __all__ = ["Frame", "Tagged", "chunks", "whole_answer"]
 
@@ -25,6 +28,7 @@ Decode = Callable[[Sequence[int]], str]
 Tagged = tuple[int, TokenEvent]
 """An event, and the number of the prompt that it answers."""
 
+End: TypeAlias = Finish | Literal["tool_calls"]
 DONE = b"data: [DONE]\n\n"
 ENDED_BADLY = ("error", "cancelled")
 
@@ -39,6 +43,7 @@ class Frame:
     created: int = field(default_factory=lambda: int(time.time()))
     numbers: set[int] = field(default_factory=set)
     _offsets: Counter[int] = field(default_factory=Counter)
+    _tools: dict[int, ToolText] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.id = self.id or f"{'chatcmpl' if self.job.chat else 'cmpl'}-{uuid4().hex}"
@@ -72,14 +77,32 @@ class Frame:
     def token(self, prompt: int, event: TokenEvent) -> bytes | None:
         """The chunk of one event, None where it has nothing to say yet."""
         scored = event.logprob is not None
-        if not (event.text or event.finish or scored):
-            return None
         at = self.index(prompt, event)
         said: dict[str, object] = {"text": event.text}
+        finish: End | None = event.finish
+        is_new = bool(event.text)
         if self.job.chat:
-            said = {"delta": {"content": event.text} if event.text else {}}
+            delta, finish = self._delta(at, event)
+            said, is_new = {"delta": delta}, bool(delta)
+        if not (is_new or finish or scored):
+            return None
         logprobs = self._logprobs(at, event) if scored else None
-        return self.chunk([{"index": at, **said, "logprobs": logprobs, "finish_reason": event.finish}])
+        return self.chunk([{"index": at, **said, "logprobs": logprobs, "finish_reason": finish}])
+
+    def _delta(self, at: int, event: TokenEvent) -> tuple[dict[str, object], End | None]:
+        """What an event adds to a chat's choice, and why the choice ends if it does."""
+        if not offers_tools(self.job.body):
+            return ({"content": event.text} if event.text else {}), event.finish
+        text = self._tools.setdefault(at, _tool_text(self.job))
+        first = len(text.calls)
+        content, calls = text.push(event.text)
+        if event.finish:
+            rest, more = text.flush()
+            content, calls = content + rest, [*calls, *more]
+        delta: dict[str, object] = {"content": content} if content else {}
+        if calls:
+            delta["tool_calls"] = [{"index": first + i, **call.as_record()} for i, call in enumerate(calls)]
+        return delta, _finish(event.finish, text)
 
     def _logprobs(self, at: int, event: TokenEvent) -> dict[str, object]:
         logprob = event.logprob or 0.0
@@ -132,6 +155,8 @@ async def whole_answer(frame: Frame, events: AsyncIterator[Tagged]) -> dict[str,
         for completion in ordered:
             body = choice_body(completion, frame.decode, chat=job.chat)
             body["index"] = len(choices)
+            if offers_tools(job.body):
+                body |= _with_calls(completion, job)
             if job.texts:
                 body["text"] = job.texts[prompt] + completion.text
             choices.append(body)
@@ -144,6 +169,25 @@ async def whole_answer(frame: Frame, events: AsyncIterator[Tagged]) -> dict[str,
         "choices": choices,
         "usage": usage.as_record(),
     }
+
+
+def _tool_text(job: Job) -> ToolText:
+    """What finds the calls in one of a job's answers."""
+    return ToolText(forced=forced_schema(job.body) is not None)
+
+
+def _with_calls(completion: Completion, job: Job) -> dict[str, object]:
+    """Message and end of a choice whose text may hold calls."""
+    text = _tool_text(job)
+    content = text.push(completion.text)[0] + text.flush()[0]
+    message: dict[str, object] = {"role": "assistant", "content": content if content.strip() else None}
+    if text.calls:
+        message["tool_calls"] = [call.as_record() for call in text.calls]
+    return {"message": message, "finish_reason": _finish(completion.finish, text)}
+
+
+def _finish(finish: Finish | None, text: ToolText) -> End | None:
+    return "tool_calls" if finish == "stop" and text.calls else finish
 
 
 class _Usage:

@@ -192,7 +192,7 @@ def test_a_completions_streamed_log_probabilities_count_their_offsets():
         ({"temperature": 3}, 400, None),
         ({"n": 0}, 400, None),
         ({"stop": ["x"] * 17}, 400, None),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}, 400, "tool_choice"),
         ({"response_format": {"type": "json_object"}}, 400, "response_format"),
         ({"extra_body": {"best_of": 2}}, 400, "best_of"),
         ({"extra_body": {"stream_options": {"include_usage": True}}}, 400, "stream_options"),
