@@ -1,7 +1,8 @@
 """`llmsys tool-serve run`: requests in, the model and its tools at work, answers out."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +11,14 @@ from llmsys.cli._render import note, table
 from llmsys.cli._streams import records_out
 from llmsys.cli._tool_serve_options import Format, Sandbox, ToolSpecs
 
+if TYPE_CHECKING:
+    from llmsys.tool_serve.backends import Backend
+    from llmsys.tool_serve.catalog import Catalog
+    from llmsys.tool_serve.running import RunSettings
+
 __all__ = ["VERBS"]
+
+Cell = str | int | float | bool | None
 
 Policy = Annotated[
     str,
@@ -36,6 +44,17 @@ OnInvalid = Annotated[
         callback=one_of("stop", "finish"),
     ),
 ]
+Model = Annotated[str, typer.Option("--model", help="Of embedded: a directory, a .gguf file, or smollm2.")]
+Constrain = Annotated[
+    str,
+    typer.Option(
+        "--constrain",
+        help="Of embedded: auto (the first turn is a call), call (each is) or off.",
+        callback=one_of("auto", "call", "off"),
+    ),
+]
+ToolTimeout = Annotated[float, typer.Option("--tool-timeout", min=0.001, help="Seconds from the end of a call.")]
+IdleTimeout = Annotated[float, typer.Option("--idle-timeout", min=0.001, help="Seconds between parts of a call.")]
 Journal = Annotated[
     Path | None, typer.Option("--journal", metavar="DIR", help="Of staged calls; default: the user's state directory.")
 ]
@@ -54,20 +73,13 @@ def run(
     speculate: Speculate = "declared",
     on_invalid: OnInvalid = "stop",
     form: Format = "auto",
-    constrain: Annotated[
-        str,
-        typer.Option(
-            "--constrain",
-            help="Of embedded: auto (the first turn is a call), call (each is) or off.",
-            callback=one_of("auto", "call", "off"),
-        ),
-    ] = "auto",
+    constrain: Constrain = "auto",
     max_turns: Annotated[int, typer.Option("--max-turns", min=1, help="Turns of the model per request.")] = 8,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of a turn.")] = 512,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests at once.")] = 8,
     max_calls: Annotated[int, typer.Option("--max-calls", min=1, help="Calls at work at once.")] = 64,
-    tool_timeout: Annotated[float, typer.Option("--tool-timeout", min=0.001, help="Seconds from a call's end.")] = 30.0,
-    idle_timeout: Annotated[float, typer.Option("--idle-timeout", min=0.001, help="Seconds within a call.")] = 120.0,
+    tool_timeout: ToolTimeout = 30.0,
+    idle_timeout: IdleTimeout = 120.0,
     sandbox: Sandbox = "auto",
     journal: Journal = None,
     events: EventsFile = None,
@@ -85,9 +97,9 @@ def run(
     from llmsys.tool_serve.opening import open_backend, settings_of
 
     settings = settings_of(
-        policy=policy, speculate=speculate, on_invalid=on_invalid, form=form, max_turns=max_turns, max_tokens=max_tokens,
-        concurrency=concurrency, max_calls=max_calls, tool_timeout_s=tool_timeout, idle_timeout_s=idle_timeout,
-        journal=journal, events=events, chrome_trace=chrome_trace,
+        policy=policy, speculate=speculate, on_invalid=on_invalid, form=form, max_turns=max_turns,
+        max_tokens=max_tokens, concurrency=concurrency, max_calls=max_calls, tool_timeout_s=tool_timeout,
+        idle_timeout_s=idle_timeout, journal=journal, events=events, chrome_trace=chrome_trace,
     )  # fmt: skip
     catalog = open_catalog(tools or [], sandbox=sandbox)
     made = open_backend(backend, model=model, form=form, constrain=constrain, device=device, dtype=dtype)
@@ -95,11 +107,11 @@ def run(
         raise typer.Exit(1)
 
 
-def _answer_all(requests: str, backend: object, catalog: object, settings: object, on_error: str) -> bool:
+def _answer_all(requests: str, backend: "Backend", catalog: "Catalog", settings: "RunSettings", on_error: str) -> bool:
     """Result lines on stdout as requests finish, a table on stderr; False if one failed."""
     from llmsys.tool_serve.opening import run_all
 
-    rows: list[dict[str, object]] = []
+    rows: list[Mapping[str, Cell]] = []
     with records_out(flush_each=True) as out:
         outcome = run_all(
             requests, backend, catalog, settings, on_error=on_error, on_skip=lambda fault: note(f"skipped: {fault}"),
@@ -108,7 +120,7 @@ def _answer_all(requests: str, backend: object, catalog: object, settings: objec
     if outcome.rolled_back:
         note(f"rolled back {outcome.rolled_back} calls that an earlier run had staged and not committed")
     if rows:
-        table(rows, title=f"tools: {outcome.title}")
+        table(rows, title=f"tools: {outcome.title}", stderr=True)
     return outcome.failed == 0
 
 

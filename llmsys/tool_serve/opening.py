@@ -4,10 +4,10 @@ Knows no option's name.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from llmsys.artifacts import read_requests
 from llmsys.errors import BadInput, LlmsysError, UsageFault
@@ -20,6 +20,7 @@ from llmsys.tool_serve.runtime import Limits
 
 __all__ = ["RunOutcome", "open_backend", "run_all", "settings_of"]
 
+Cell: TypeAlias = str | int | float | bool | None
 SCRIPT = "script:"
 EMBEDDED = "embedded"
 
@@ -63,7 +64,7 @@ def run_all(
     on_error: str,
     on_skip: Callable[[BadInput], None],
     on_line: Callable[[dict[str, Any]], None],
-    on_row: Callable[[dict[str, object]], None],
+    on_row: Callable[[Mapping[str, Cell]], None],
 ) -> RunOutcome:
     """Answer every request of a file or stdin; lines and rows are given out as they come. Raises BadInput."""
     run = Run(backend, catalog, settings)
@@ -85,7 +86,7 @@ def run_all(
     return RunOutcome(failed, run.rolled_back, f"policy {settings.policy.value}{sandbox}")
 
 
-def _row(request: str, found: Answer | LlmsysError) -> dict[str, object]:
+def _row(request: str, found: Answer | LlmsysError) -> Mapping[str, Cell]:
     """One line of the table: seconds, what was saved of blocking, the bound over what was taken."""
     if isinstance(found, LlmsysError):
         return {"request": request, "turns": None, "calls": None, "error": str(found)}

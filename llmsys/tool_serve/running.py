@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -22,6 +22,8 @@ from llmsys.tool_serve.effects import Policy, Speculate
 from llmsys.tool_serve.records import CallEvent, Decoding, call_spans
 from llmsys.tool_serve.runtime import Limits, Outcome, ToolRuntime
 from llmsys.tool_serve.tools import Tool
+
+Answered: TypeAlias = tuple[BatchRequest, Answer | LlmsysError]
 
 __all__ = ["Run", "RunSettings", "journal_directory", "result_line"]
 
@@ -67,7 +69,7 @@ class Run:
         talks = Conversations(
             self._backend, runtime, form=settings.form, max_turns=settings.max_turns, on_decoding=self._decodings.append
         )
-        running: set[asyncio.Task[tuple[BatchRequest, Answer | LlmsysError]]] = set()
+        running: set[asyncio.Task[Answered]] = set()
         try:
             self.rolled_back = len(await runtime.recover())
             while True:
@@ -92,11 +94,11 @@ class Run:
             if self._settings.events is not None:
                 stream = stack.enter_context(replace_file(self._settings.events))
                 for event in self._events:
-                    stream.write(encode(event) + b"\n")
+                    stream.write(encode(event))
         if self._settings.chrome_trace is not None:
             write_chrome_trace(self._settings.chrome_trace, call_spans(self._events, self._decodings))
 
-    async def _answer(self, talks: Conversations, request: BatchRequest) -> tuple[BatchRequest, Answer | LlmsysError]:
+    async def _answer(self, talks: Conversations, request: BatchRequest) -> Answered:
         body = request.body
         how: dict[str, Any] = {"temperature": body.temperature or 0.0, "seed": body.seed}
         most = body.max_completion_tokens or body.max_tokens or self._settings.max_tokens
@@ -106,7 +108,7 @@ class Run:
         messages = [msgspec.to_builtins(one) for one in body.messages or ()]
         try:
             answer = await talks.answer(
-                request.custom_id, messages, tenant=request.tenant, client=client, max_tokens=most, **how
+                request.custom_id, messages, tenant=request.tenant or "default", client=client, max_tokens=most, **how
             )
         except LlmsysError as error:
             return request, error
