@@ -16,7 +16,7 @@ from llmsys.tool_serve.records import Decoding
 from llmsys.tool_serve.runtime import Outcome, ToolRuntime, arguments_text
 from llmsys.tool_serve.schema import Checked
 from llmsys.tool_serve.tools import Tool
-from llmsys.tool_serve.turn import TurnSession
+from llmsys.tool_serve.turn import NORMAL_ENDS, TurnSession
 from llmsys.tool_serve.units import Units
 
 __all__ = ["Answer", "Conversations", "TurnTimes"]
@@ -170,7 +170,8 @@ class Conversations:
         results = [one for one in outcomes if one.result is not None]
         if any(one.result is None for one in outcomes):
             answer.finish = "tool_calls"
-        return _messages(text, outcomes), bool(results) and len(results) == len(outcomes)
+        ended = session.stop_reason is not None or finish in NORMAL_ENDS
+        return _messages(text, outcomes), ended and bool(results) and len(results) == len(outcomes)
 
     async def _decode(
         self, asked: TurnRequest, session: TurnSession, reader: _Reader

@@ -85,11 +85,17 @@ class EngineBackend:
 
 def _body(request: TurnRequest, *, required: bool) -> BatchBody:
     """The turn as the body of an API's request."""
-    fields: dict[str, Any] = {"model": "engine", "messages": list(map(_plain, request.messages))}
+    fields: dict[str, Any] = {"model": "engine", "messages": [dict(one) for one in request.messages]}
     if request.tools:
-        fields |= {"tools": list(request.tools), "tool_choice": "required" if required else "auto"}
+        tools = [_closed(one) for one in request.tools] if required else list(request.tools)
+        fields |= {"tools": tools, "tool_choice": "required" if required else "auto"}
     return msgspec.convert(fields, BatchBody)
 
 
-def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(message)
+def _closed(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """The tool with no arguments but those that it names: a weak model would invent others without end."""
+    function = dict(tool["function"])
+    parameters = dict(function.get("parameters") or {})
+    if "properties" in parameters:
+        parameters.setdefault("additionalProperties", False)
+    return {"type": "function", "function": function | {"parameters": parameters}}

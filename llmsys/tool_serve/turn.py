@@ -16,9 +16,10 @@ from llmsys.tool_serve.records import CallEvent
 from llmsys.tool_serve.results import ToolResult
 from llmsys.tool_serve.tools import PartialTool, Tool
 
-__all__ = ["Outcome", "TurnSession", "TurnSettings"]
+__all__ = ["NORMAL_ENDS", "Outcome", "TurnSession", "TurnSettings"]
 
 NORMAL_ENDS = frozenset({"stop", "tool_calls", "function_call"})
+"""Finish reasons of a message that the model has ended itself; after any other its calls are taken back."""
 
 
 @dataclass(frozen=True, slots=True)
