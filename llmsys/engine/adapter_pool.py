@@ -145,6 +145,11 @@ class AdapterPool:
         slot.references += 1
         return registered.slot
 
+    def is_resident(self, name: str) -> bool:
+        """Whether a name's current generation holds a slot."""
+        registered = self._registered.get(name)
+        return registered is not None and registered.slot is not None
+
     def release(self, slot: int) -> None:
         """Give one reference back."""
         self._slots[slot].references -= 1

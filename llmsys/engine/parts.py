@@ -48,6 +48,9 @@ class AdapterSlots(Protocol):
     def acquire(self, name: str) -> int:
         """Load if needed and hold; AdapterBusy if every slot is held, AdapterError if it cannot be loaded."""
 
+    def is_resident(self, name: str) -> bool:
+        """Whether `acquire` of this name has nothing to load."""
+
     def release(self, slot: int) -> None:
         """Give back one hold."""
 

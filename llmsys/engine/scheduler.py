@@ -17,6 +17,10 @@ from llmsys.engine.sequence import Chunk, Plan, Request, Sequence, State
 __all__ = ["Limits", "Scheduler", "Turn"]
 
 
+LOADS_PER_STEP = 1
+"""Adapters loaded in one step while others run: tens of milliseconds each, in which nobody gets a token."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of every step, as in `EngineConfig`."""
@@ -37,7 +41,7 @@ class Turn:
     """What one call of `Scheduler.plan` decided.
 
     limit: tokens that the step may compute, left: those not planned yet. failed: could not get their adapter, with
-    their `error` set; the caller finishes them.
+    their `error` set; the caller finishes them. loads: adapters that had to be loaded.
     """
 
     limit: int
@@ -47,6 +51,7 @@ class Turn:
     preempted: list[Sequence] = field(default_factory=list)
     failed: list[Sequence] = field(default_factory=list)
     prefills: int = 0
+    loads: int = 0
 
     @property
     def plan(self) -> Plan:
@@ -227,6 +232,10 @@ class Scheduler:
         if sequence.adapter_slot >= 0:
             return True
         if request.adapter is not None:
+            loads = not self._adapters.is_resident(request.adapter)
+            if loads and turn.loads >= LOADS_PER_STEP and len(self.running) > len(turn.admitted):
+                return False  # those that run would wait for it
+            turn.loads += loads
             try:
                 sequence.adapter_slot = self._adapters.acquire(request.adapter)
                 digest = self._adapters.digest(request.adapter)

@@ -74,6 +74,9 @@ class Slots:
         self.holds[slot] += 1
         return slot
 
+    def is_resident(self, name):
+        return self.digest(name) in self._by_digest
+
     def release(self, slot):
         self.holds[slot] -= 1
         assert self.holds[slot] >= 0

@@ -77,3 +77,34 @@ def test_what_is_computed_again_is_charged_where_it_is_computed(parts):
     parts.drain(engine)
 
     assert (engine.stats().prompt_tokens, engine.stats().output_tokens) == (5, 7)
+
+
+def test_running_answers_wait_for_at_most_one_load_a_step(parts):
+    """Four new adapters beside a running answer: each step loads one, and the answer gets a token in every step."""
+    engine = parts.make_engine()
+    engine.slots.register("de", "de")
+    engine.slots.register("es", "es")
+    greedy = SamplingParams(max_tokens=40, temperature=0.0, ignore_eos=True)
+    first = engine.add(Request([1, 2], greedy))
+    engine.step()
+    for name in ("fr", "de", "es"):
+        engine.add(Request([3, 4], greedy, adapter=name))
+    tokens, holders = [], []
+    for _ in range(4):
+        events = engine.step()
+        tokens.append(sum(event.request_id == first for event in events))
+        holders.append(sum(map(bool, (+engine.slots.holds).values())))
+
+    assert tokens == [1, 1, 1, 1]
+    assert holders == [1, 2, 3, 3]
+
+
+def test_adapters_load_at_once_where_nobody_waits_for_them(parts):
+    engine = parts.make_engine()
+    engine.slots.register("de", "de")
+    greedy = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
+    for name in ("fr", "de"):
+        engine.add(Request([3, 4], greedy, adapter=name))
+    engine.step()
+
+    assert sum(map(bool, (+engine.slots.holds).values())) == 2

@@ -51,6 +51,9 @@ class Marks:
         self._held.append(slot)
         return slot
 
+    def is_resident(self, name):
+        return self._names.index(name) in self._held
+
     def release(self, slot):
         self._held.remove(slot)
 
