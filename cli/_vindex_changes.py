@@ -19,12 +19,15 @@ ForTenant = Annotated[str, typer.Option("--tenant", help="Whose access changes."
 def add(
     index: Writable,
     vectors: Annotated[
-        str, typer.Argument(metavar="[F|-]", help="Vectors: .npy, .fvecs, .bvecs, .safetensors or JSON Lines.")
+        str,
+        typer.Argument(
+            metavar="[F|-]", help="Vectors: .npy, .fvecs, .bvecs, .safetensors, .parquet, .arrow or JSON Lines."
+        ),
     ] = "-",
     *,
     ids: Annotated[Path | None, typer.Option("--ids", metavar="F", help="Ids: .npy or one per line.")] = None,
     access: Annotated[
-        Path | None, typer.Option("--access", metavar="F", help='Who sees what: lines {"id","tenants"}.')
+        Path | None, typer.Option("--access", metavar="F", help='Who sees what: lines {"id","tenants"}, or CSR .npz.')
     ] = None,
     upsert: Annotated[
         bool, typer.Option("--upsert", help="Replace ids that are there; tenants stay if unsaid.")

@@ -19,13 +19,18 @@ def build(
     index: Annotated[Path, typer.Argument(metavar="IDX", help="Directory to make.")],
     *,
     vectors: Annotated[
-        str, typer.Option("--vectors", metavar="F", help="Vectors: .npy, .fvecs, .bvecs, .safetensors or JSON Lines.")
+        str,
+        typer.Option(
+            "--vectors",
+            metavar="F",
+            help="Vectors: .npy, .fvecs, .bvecs, .safetensors, .parquet, .arrow or JSON Lines.",
+        ),
     ],
     ids: Annotated[
         Path | None, typer.Option("--ids", metavar="F", help="Ids: .npy or one per line; default: row numbers.")
     ] = None,
     access: Annotated[
-        Path | None, typer.Option("--access", metavar="F", help='Who sees what: lines {"id","tenants"}.')
+        Path | None, typer.Option("--access", metavar="F", help='Who sees what: lines {"id","tenants"}, or CSR .npz.')
     ] = None,
     metric: Annotated[
         str, typer.Option("--metric", help="l2, ip or cosine.", callback=one_of("l2", "ip", "cosine"))

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from llmsys.artifacts import VectorRecord, encode, write_npy, write_vecs
+from llmsys.vindex.content import Content
 from llmsys.vindex.faults import NotFound
 from llmsys.vindex.index import Index
-from llmsys.vindex.interchange import Content
 from llmsys.vindex.search import visible
 from llmsys.vindex.slot_store import Id
 from llmsys.vindex.view_cache import ViewCache

@@ -343,6 +343,16 @@ def test_what_a_search_found_goes_to_another_store_and_comes_back(indexed):
         assert again == [record for record in whole if record["id"] in found]
 
 
+def test_what_left_as_parquet_is_built_from_and_added(indexed):
+    out = indexed.run("vindex", "export", "idx", "--to", "parquet", "-o", "all.parquet")
+    built = indexed.run("vindex", "build", "again", "--vectors", "all.parquet")
+    added = indexed.run("vindex", "add", "again", "all.parquet", "--upsert", "--json")
+
+    assert (out.returncode, built.returncode) == (0, 0), out.stderr + built.stderr
+    assert json.loads(added.stdout) == {"added": 0, "replaced": 400}
+    assert indexed.run("vindex", "export", "again").stdout == indexed.run("vindex", "export", "idx").stdout
+
+
 def test_a_follower_answers_with_what_was_written_before_the_query(indexed):
     command = [sys.executable, "-m", "llmsys", "vindex", "search", "idx", "-k", "3", "--exact", "--follow", "-q"]
     process = subprocess.Popen(
