@@ -46,18 +46,29 @@ def check(
     index: Place,
     *,
     deep: Annotated[bool, typer.Option("--deep", help="Compute every vector's leaf and code again.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First make anew what can be; the old files stay in IDX.damaged.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Check every checksum and invariant; exit 0, or 65 with the first ten faults.
 
+    Repair never guesses who may see what: where that is damaged it changes nothing and exits with 65.
     Example: llmsys vindex check idx --deep
     """
-    from llmsys.vindex.check import check_index, refuse_faults
+    from msgspec import to_builtins
 
+    from llmsys.vindex.check import check_index, refuse_faults
+    from llmsys.vindex.repair import repair_index
+
+    done = to_builtins(repair_index(index)) if repair else {}
     state, faults = check_index(index, deep=deep)
-    counts = {"vectors": state.store.live, "grants": state.grants(), "seq": state.seq}
-    report(counts | {"faults": faults}, [counts | {"faults": len(faults)}], json=json)
+    found = {"vectors": state.store.live, "grants": state.grants(), "seq": state.seq, "faults": faults} | done
+    rows = {name: len(value) if isinstance(value, list) else value for name, value in found.items()}
+    for action in done.get("actions", ()):
+        note(action)
+    report(found, [rows], json=json)
     refuse_faults(index, faults)
 
 

@@ -243,6 +243,22 @@ def test_check_names_a_flipped_bit(indexed):
     assert "vectors.npy: checksum" in run.stderr
 
 
+def test_check_repairs_codes_and_refuses_to_guess_at_access(indexed):
+    held = indexed.run("vindex", "export", "idx").stdout
+    for name in ("codes", "lists"):
+        path = next((indexed.directory / "idx").glob(f"snap-*/{name}.npy"))
+        damaged = bytearray(path.read_bytes())
+        damaged[-1] ^= 4
+        path.write_bytes(damaged)
+        run = indexed.run("vindex", "check", "idx", "--repair", "--deep", "--json")
+        if name == "codes":
+            assert json.loads(run.stdout)["copy"].endswith("idx.damaged"), run.stderr
+            assert indexed.run("vindex", "export", "idx").stdout == held
+
+    assert (run.returncode, run.stdout) == (65, "")
+    assert "lists.npy: damaged" in run.stderr
+
+
 def test_a_second_writer_is_told_who_writes(indexed):
     command = [sys.executable, "-m", "llmsys", "vindex", "apply", "idx", "-"]
     first = subprocess.Popen(
