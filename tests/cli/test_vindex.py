@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -182,23 +181,6 @@ def test_apply_stops_at_a_bad_line_after_acknowledging_the_good_ones(indexed):
     assert len(records(skipped.stdout)) == 2
 
 
-def test_compact_and_snapshot_change_nothing_that_is_exported(indexed):
-    indexed.run("vindex", "delete", "idx", "10", "11")
-    indexed.run("vindex", "grant", "idx", "--tenant", "acme", "12", "13")
-    before = indexed.run("vindex", "export", "idx").stdout
-
-    runs = [
-        indexed.run("vindex", *verb)
-        for verb in (("snapshot", "idx", "copy"), ("compact", "idx"), ("compact", "idx", "--retrain"))
-    ]
-
-    assert [run.returncode for run in runs] == [0, 0, 0], runs[-1].stderr
-    assert len(records(before)) == 398
-    assert indexed.run("vindex", "export", "idx").stdout == before
-    assert indexed.run("vindex", "export", "copy").stdout == before
-    assert json.loads(indexed.run("vindex", "stats", "idx").stdout)["log_bytes"] == 0
-
-
 def test_an_export_under_a_tenant_names_no_other_and_reads_back(indexed, labels):
     run = indexed.run("vindex", "export", "idx", "--tenant", "kind:class", "--to", "npy", "-o", "out")
     lines = indexed.run("vindex", "export", "idx", "--tenant", "kind:class", "-o", "out.jsonl")
@@ -228,55 +210,6 @@ def test_not_found_and_not_yours_are_one_message(indexed, labels):
 
     assert [run.returncode for run in runs] == [65, 65]
     assert runs[0].stderr.replace(str(other), "ID") == runs[1].stderr.replace("99999", "ID")
-
-
-def test_check_names_a_flipped_bit(indexed):
-    path = indexed.directory / "idx" / "snap-1" / "vectors.npy"
-    assert indexed.run("vindex", "check", "idx", "--deep").returncode == 0
-    damaged = bytearray(path.read_bytes())
-    damaged[4000] ^= 4
-    path.write_bytes(damaged)
-
-    run = indexed.run("vindex", "check", "idx")
-
-    assert run.returncode == 65
-    assert "vectors.npy: checksum" in run.stderr
-
-
-def test_check_repairs_codes_and_refuses_to_guess_at_access(indexed):
-    held = indexed.run("vindex", "export", "idx").stdout
-    for name in ("codes", "lists"):
-        path = next((indexed.directory / "idx").glob(f"snap-*/{name}.npy"))
-        damaged = bytearray(path.read_bytes())
-        damaged[-1] ^= 4
-        path.write_bytes(damaged)
-        run = indexed.run("vindex", "check", "idx", "--repair", "--deep", "--json")
-        if name == "codes":
-            assert json.loads(run.stdout)["copy"].endswith("idx.damaged"), run.stderr
-            assert indexed.run("vindex", "export", "idx").stdout == held
-
-    assert (run.returncode, run.stdout) == (65, "")
-    assert "lists.npy: damaged" in run.stderr
-
-
-def test_a_second_writer_is_told_who_writes(indexed):
-    command = [sys.executable, "-m", "llmsys", "vindex", "apply", "idx", "-"]
-    first = subprocess.Popen(
-        command, cwd=indexed.directory, env=indexed.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    first.stdin.write(b'{"op":"grant","id":1,"tenant":"acme"}\n')
-    first.stdin.flush()
-    first.stdout.readline()
-
-    second = indexed.run("vindex", "delete", "idx", "1")
-    reader = indexed.run("vindex", "stats", "idx", "--tenant", "acme")
-    first.send_signal(signal.SIGKILL)
-    first.communicate(timeout=60)
-    third = indexed.run("vindex", "delete", "idx", "1")
-
-    assert (second.returncode, third.returncode) == (69, 0)
-    assert f"process {first.pid} is writing" in second.stderr
-    assert json.loads(reader.stdout)["vectors"] == 1
 
 
 def test_bench_prints_its_peers_side_by_side_and_names_the_missing(indexed):
