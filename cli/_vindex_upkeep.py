@@ -8,6 +8,7 @@ import typer
 from llmsys.cli._options import Json, Quiet, Seed, Tenant
 from llmsys.cli._render import note, report
 from llmsys.cli._streams import records_out
+from llmsys.cli._vindex_changes import Wait
 
 __all__ = ["VERBS"]
 
@@ -78,6 +79,7 @@ def tune(
     recall: Annotated[float, typer.Option("--recall", help="Recall that searches shall reach.")] = 0.95,
     k: Annotated[int, typer.Option("-k", "--top-k", min=1, help="Neighbours per query.")] = 10,
     sample: Annotated[int, typer.Option("--sample", min=1, help="Queries per class of tenant sizes.")] = 1000,
+    wait: Wait = 0,
     seed: Seed = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -92,7 +94,7 @@ def tune(
     from llmsys.vindex import Index
     from llmsys.vindex.tuning import tune as measure
 
-    with Index.open(index, "w") as opened:
+    with Index.open(index, "w", wait_s=wait) as opened:
         plans = measure(opened.state, recall=recall, k=k, sample=sample, seed=seed)
         opened.keep_plans(plans)
     report(plans, [to_builtins(plan) for plan in plans], json=json)
@@ -105,6 +107,7 @@ def compact(
     shred: Annotated[
         bool, typer.Option("--shred", help="Overwrite deleted vectors and the log in the old files.")
     ] = False,
+    wait: Wait = 0,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -114,7 +117,7 @@ def compact(
     """
     from llmsys.vindex import Index
 
-    with Index.open(index, "w") as opened:
+    with Index.open(index, "w", wait_s=wait) as opened:
         before = opened.log_bytes
         opened.compact(retrain=retrain, seed=seed, shred=shred)
         note(f"{len(opened)} vectors; {before} bytes of log are part of the snapshot now")

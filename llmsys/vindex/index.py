@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,8 +89,12 @@ class Index:
         return cls.open(place, mode="w")
 
     @classmethod
-    def open(cls, path: str | Path, mode: str = "r", *, verify: bool = False, device: str = "cpu") -> "Index":
+    def open(
+        cls, path: str | Path, mode: str = "r", *, verify: bool = False, device: str = "cpu", wait_s: float = 0
+    ) -> "Index":
         """Open an index for reading ("r") or as its one writer ("w"); `verify` reads every byte against its checksum.
+
+        A writer waits up to `wait_s` for another one to end.
 
         On a device other than "cpu" every search compares all that is visible (see `device_scan`).
 
@@ -105,7 +109,7 @@ class Index:
             head, state, good, torn = index_files.read_state(place, verify=verify)
             return cls(place, head, state, None, None, good, torn, scan)
         index_files.read_head(place)
-        lock = index_files.lock(place)
+        lock = index_files.lock(place, wait_s)
         try:
             head, state, good, torn = index_files.read_state(place, verify=verify)
             index_files.remove_strays(place, head)
@@ -248,13 +252,18 @@ class Index:
             self._change(Revoke(seen, tenant), needed=bool(seen))
         return {"revoked": len(seen), "already": len(there) - len(seen), "missing": missing}
 
-    def drop_tenant(self, tenant: str) -> dict[str, int]:
-        """Revoke everything from a tenant; the vectors stay. Returns how many it saw."""
+    def drop_tenant(self, tenant: str, *, orphans: Literal["keep", "delete"] = "keep") -> dict[str, int]:
+        """Revoke everything from a tenant. Returns how many vectors it saw, and how many were deleted.
+
+        The vectors stay, unless orphans is "delete": then those go that no other tenant sees.
+        """
         with self._changing():
             found = self.state.tenant(tenant)
+            ids = self.state.store.names(self.state.orphans(tenant)) if orphans == "delete" else []
             count = len(found) if found is not None else 0
             self._change(DropTenant(tenant), needed=found is not None)
-        return {"revoked": count}
+            self._change(Delete(ids), needed=bool(ids))
+        return {"revoked": count, "deleted": len(ids)}
 
     @contextmanager
     def batch(self) -> Iterator[None]:

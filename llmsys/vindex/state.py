@@ -72,6 +72,13 @@ class State:
         """Who may see a slot, sorted; asks every tenant."""
         return [name for name in self.tenants() if self.lists[name].holds(slot, self.store.leaf)]
 
+    def orphans(self, name: str) -> I32:
+        """The slots that a tenant alone sees, ascending."""
+        others = [self.lists[other].members() for other in self.tenants() if other != name]
+        found = self.tenant(name)
+        own = np.zeros(0, np.int32) if found is None else found.members()
+        return np.setdiff1d(own, np.concatenate([*others, np.zeros(0, np.int32)])).astype(np.int32)
+
     def access(self) -> list[list[str]]:
         """Who may see each slot, sorted by name; empty for dead slots."""
         found: list[list[str]] = [[] for _ in range(self.store.used)]

@@ -143,7 +143,7 @@ def test_every_change_verb_says_what_it_changed(indexed):
         {"granted": 2, "already": 1, "missing": 0},
         {"revoked": 1, "already": 1, "missing": 0},
         {"deleted": 1, "missing": 1},
-        {"revoked": 1},
+        {"revoked": 1, "deleted": 0},
     ]
     stats = json.loads(indexed.run("vindex", "stats", "idx", "--json").stdout)
     assert (stats["vectors"], stats["seq"]) == (400, 6)

@@ -97,3 +97,20 @@ def test_a_second_writer_is_told_who_writes(indexed):
     assert (second.returncode, third.returncode) == (69, 0)
     assert f"process {first.pid} is writing" in second.stderr
     assert json.loads(reader.stdout)["vectors"] == 1
+
+
+def test_a_writer_can_wait_for_the_one_before_it(indexed):
+    apply = [sys.executable, "-m", "llmsys", "vindex", "apply", "idx", "-"]
+    options = {"cwd": indexed.directory, "env": indexed.env, "stdout": subprocess.PIPE}
+    first = subprocess.Popen(apply, stdin=subprocess.PIPE, **options)
+    first.stdin.write(b'{"op":"grant","id":1,"tenant":"acme"}\n')
+    first.stdin.flush()
+    first.stdout.readline()
+
+    late = indexed.run("vindex", "delete", "idx", "1", "--wait", "0.1")
+    patient = [sys.executable, "-m", "llmsys", "vindex", "delete", "idx", "1", "--wait", "300", "--json"]
+    second = subprocess.Popen(patient, **options)
+    first.communicate(timeout=60)
+
+    assert (late.returncode, second.communicate(timeout=200)[0]) == (69, b'{"deleted":1,"missing":0}\n')
+    assert second.returncode == 0

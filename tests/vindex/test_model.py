@@ -86,10 +86,13 @@ class Machine(RuleBasedStateMachine):
         for one in ids & set(self.vectors):
             self.seen[one].discard(tenant)
 
-    @rule(tenant=TENANTS)
-    def drop(self, tenant):
+    @rule(tenant=TENANTS, orphans=st.sampled_from(["keep", "delete"]))
+    def drop(self, tenant, orphans):
         held = sum(tenant in names for names in self.seen.values())
-        assert self.index.drop_tenant(tenant) == {"revoked": held}
+        alone = [one for one, names in self.seen.items() if names == {tenant} and orphans == "delete"]
+        assert self.index.drop_tenant(tenant, orphans=orphans) == {"revoked": held, "deleted": len(alone)}
+        for one in alone:
+            del self.vectors[one], self.seen[one]
         for names in self.seen.values():
             names.discard(tenant)
 
