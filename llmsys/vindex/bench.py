@@ -219,7 +219,5 @@ def _touched(index: Index, trial: Trial, effort: Effort | None, recall: float | 
     names = [trial.tenant(number) for number in numbers]
     hits = index.search(queries, names, trial.k, recall=recall, effort=effort)
     whole, coded = 4 * int(trial.work.vectors.shape[1]), int(index.state.store.codes.shape[1])
-    exact = effort is None and recall is None
-    each = 4 + (whole if exact else coded)
     looked_at: float = int(hits.scanned.sum()) / len(numbers)
-    return looked_at * each + (0 if exact else Effort.level(0, trial.k).width * whole)
+    return looked_at * (4 + coded) + Effort.level(0, trial.k).width * whole

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from llmsys.gpu.compiled import compile_loop
 
-__all__ = ["ROW_BLOCK", "compiled", "dot_rows", "fetch_row", "int32_at", "is_ready"]
+__all__ = ["AHEAD", "ROW_BLOCK", "compiled", "dot_rows", "fetch_row", "int32_at", "is_ready"]
 
 F = TypeVar("F", bound=Callable[..., object])
 FAST = {"reassoc", "contract", "nsz"}
 ROW_BLOCK = LINE = 64
+AHEAD = 12
 _BYTE, _WORD, _ADDRESS = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 

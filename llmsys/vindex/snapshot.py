@@ -26,7 +26,7 @@ from llmsys.vindex.tenant_list import TenantList
 __all__ = ["DERIVED", "KIND", "Granted", "read_granted", "read_snapshot", "write_snapshot"]
 
 KIND = "vindex-snapshot"
-VERSION = 2
+VERSION = 3
 STORE = ("vectors", "codes", "leaf")
 TREE = ("centroids", "first_child", "children", "leaf_start", "leaf_end")
 
@@ -81,7 +81,9 @@ def read_snapshot(path: Path, *, verify: bool) -> State:
 
     Raises BadInput or Corrupt that names the file which is not what was written.
     """
-    open_directory(path, kind=KIND, version=VERSION, verify=verify)
+    manifest = open_directory(path, kind=KIND, version=VERSION, verify=verify)
+    if manifest.version != VERSION:
+        raise BadInput(str(path), f"version {manifest.version}", f"version {VERSION}: export it and build it anew")
     granted = read_granted(path)
     names, (count, dim) = granted.names, granted.vectors.shape
     clusters = _clusters(path, dim)
