@@ -15,7 +15,7 @@ from llmsys.gpu.compiled import compiled as strict
 from llmsys.vindex.arrays import F32, F64, I32, I64
 from llmsys.vindex.codes import Bytes
 from llmsys.vindex.compiled import AHEAD, dot_rows, fetch_row
-from llmsys.vindex.ranking import exact_score, place
+from llmsys.vindex.ranking import Halves, exact_score, place
 
 __all__ = ["look_closely", "scan_bounded"]
 
@@ -52,8 +52,8 @@ def look_closely(query: F32, mean: F32, coarse: I8, fine: I8) -> Sight:
 
 @strict
 def scan_bounded(  # noqa: PLR0913, PLR0917
-    slots: I32, query: F32, coarse: I8, fine: I8, sight: Sight, rows: Bytes, numbers: F32, vectors: F32, order: I64,
-    l2: bool, found: I32, score: F64, count: int,
+    slots: I32, query: F32, coarse: I8, fine: I8, sight: Sight, rows: Bytes, numbers: F32, vectors: F32,
+    halves: Halves, order: I64, l2: bool, found: I32, score: F64, count: int,
 ) -> int:  # fmt: skip
     """Place the slots among the `count` nearest found [k] with score [k]; how many there are now."""
     step, fine_step, shift, fine_shift, length, widest = sight
@@ -76,7 +76,7 @@ def scan_bounded(  # noqa: PLR0913, PLR0917
             least -= 2e-7 * bias + 1e-11 * own + 1e-8 * length * scale
             if score[count - 1] < least < math.inf:
                 continue
-        near = exact_score(query, vectors, slot, l2)
+        near = exact_score(query, vectors, halves, slot, l2)
         if count < len(found) or near <= score[count - 1]:
             count = place(slot, near, order, found, score, count)
     return count

@@ -21,7 +21,7 @@ from llmsys.vindex.cluster_tree import TreeShape
 from llmsys.vindex.device_scan import DeviceScan
 from llmsys.vindex.index_files import Head, PlanRecord
 from llmsys.vindex.intake import Access, check_access, check_ids, check_tenant, present_ids
-from llmsys.vindex.metric import check_metric, prepared
+from llmsys.vindex.metric import check_metric, kept, prepared
 from llmsys.vindex.operations import Add, Delete, DropTenant, Grant, Operation, Revoke, encode
 from llmsys.vindex.scan import Effort
 from llmsys.vindex.search import Asked, Hits, ask, planned, visible
@@ -64,16 +64,18 @@ class Index:
         access: Access | None = None,
         *,
         metric: str = "cosine",
+        dtype: str = "f32",
         shape: TreeShape | None = None,
         seed: int = 0,
         overwrite: bool = False,
     ) -> "Index":
         """Write an index of vectors [n, d] and open it for writing.
 
-        Without ids a row's number is its id. `overwrite` replaces an index, and nothing else. Raises BadInput for data
-        that does not fit, FileExistsError where something is in the way.
+        Without ids a row's number is its id. dtype "f16" keeps vectors as float16, in half of the memory. `overwrite`
+        replaces an index, and nothing else. Raises BadInput for data that does not fit, FileExistsError where something
+        is in the way.
         """
-        rows = prepared(vectors, check_metric(metric), "vectors")
+        rows = kept(prepared(vectors, check_metric(metric), "vectors"), dtype, "vectors")
         named = check_ids(ids, len(rows))
         granted = check_access(access, named)
         state = build_state(rows, named, granted, metric=metric, shape=shape or TreeShape(), seed=seed)
@@ -215,6 +217,7 @@ class Index:
         """
         store = self.state.store
         rows = prepared(vectors, store.metric, "vectors", store.vectors.shape[1])
+        kept(rows, store.dtype, "vectors")
         named = check_ids(ids, len(rows), store.id_type)
         granted = check_access(access, named)
         with self._changing():

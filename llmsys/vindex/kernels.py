@@ -12,7 +12,7 @@ from llmsys.vindex.arrays import F32, F64, I32, I64
 from llmsys.vindex.bounded_scan import look_closely, scan_bounded
 from llmsys.vindex.codes import Bytes
 from llmsys.vindex.compiled import AHEAD, compiled, dot_rows, fetch_row, int32_at
-from llmsys.vindex.ranking import exact_score, place
+from llmsys.vindex.ranking import Halves, exact_score, fetch_vector, place
 
 __all__ = ["search_kernel"]
 
@@ -139,7 +139,7 @@ def _walk(  # noqa: PLR0913, PLR0917
 @compiled
 def search_kernel(  # noqa: PLR0913, PLR0917
     turn: I64, whose: I64, table: I64, queries: F32, mean: F32, nodes: Bytes, node_numbers: F32, rows: Bytes,
-    numbers: F32, vectors: F32, order: I64, l2: bool, found: I32, score: F64, scanned: I64,
+    numbers: F32, vectors: F32, halves: Halves, order: I64, l2: bool, found: I32, score: F64, scanned: I64,
 ) -> None:  # fmt: skip
     """Answer the queries [m, d] that `turn` lists into found [m, k], score [m, k] and scanned [m].
 
@@ -158,7 +158,20 @@ def search_kernel(  # noqa: PLR0913, PLR0917
             sight = look_closely(queries[q], mean, code, fine)
             for part in (slots, tail):
                 count = scan_bounded(
-                    part, queries[q], code, fine, sight, rows, numbers, vectors, order, l2, found[q], score[q], count
+                    part,
+                    queries[q],
+                    code,
+                    fine,
+                    sight,
+                    rows,
+                    numbers,
+                    vectors,
+                    halves,
+                    order,
+                    l2,
+                    found[q],
+                    score[q],
+                    count,
                 )
             scanned[q] = len(slots) + len(tail)
             continue
@@ -168,6 +181,8 @@ def search_kernel(  # noqa: PLR0913, PLR0917
             keys, items, frontier, pending,
         )  # fmt: skip
         for i in range(kept):
-            fetch_row(vectors, items[i])
+            fetch_vector(vectors, halves, items[i])
         for i in range(kept):
-            count = place(items[i], exact_score(queries[q], vectors, items[i], l2), order, found[q], score[q], count)
+            count = place(
+                items[i], exact_score(queries[q], vectors, halves, items[i], l2), order, found[q], score[q], count
+            )

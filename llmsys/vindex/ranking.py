@@ -1,25 +1,47 @@
-"""Loops that every search ends with: a vector's score in float64, and its place among the nearest so far."""
+"""Loops that every search ends with: a vector's score in float64, and its place among the nearest so far.
+
+Vectors come as float32 [n, d], or as the bits of float16 [n, d] with no rows of float32.
+"""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmsys.vindex.arrays import F32, F64, I32, I64
-from llmsys.vindex.compiled import compiled
+from llmsys.vindex.compiled import compiled, fetch_row, half_value
 
-__all__ = ["exact_score", "place"]
+__all__ = ["Halves", "exact_score", "fetch_vector", "place"]
+
+Halves = NDArray[np.uint16]
 
 
 @compiled
-def exact_score(query: F32, vectors: F32, slot: int, l2: bool) -> float:
-    """Squared distance under l2, minus the inner product otherwise, of a query [d] and vectors[slot]."""
+def exact_score(query: F32, vectors: F32, halves: Halves, slot: int, l2: bool) -> float:
+    """Squared distance under l2, minus the inner product otherwise, of a query [d] and the vector of a slot."""
     total = 0.0
-    if l2:
+    if len(halves) and l2:
+        for j in range(len(query)):
+            gap = np.float64(half_value(halves[slot, j])) - np.float64(query[j])
+            total += gap * gap
+    elif len(halves):
+        for j in range(len(query)):
+            total -= np.float64(half_value(halves[slot, j])) * np.float64(query[j])
+    elif l2:
         for j in range(len(query)):
             gap = np.float64(vectors[slot, j]) - np.float64(query[j])
             total += gap * gap
-        return total
-    for j in range(len(query)):
-        total -= np.float64(vectors[slot, j]) * np.float64(query[j])
+    else:
+        for j in range(len(query)):
+            total -= np.float64(vectors[slot, j]) * np.float64(query[j])
     return total
+
+
+@compiled
+def fetch_vector(vectors: F32, halves: Halves, slot: int) -> None:
+    """Ask the machine to bring a vector into the cache."""
+    if len(halves):
+        fetch_row(halves, slot)
+    else:
+        fetch_row(vectors, slot)
 
 
 @compiled

@@ -128,7 +128,7 @@ def _strangers(snapshot: Path, granted: Granted, damaged: Iterable[str]) -> list
         raise Corrupt(str(snapshot / "vectors.npy"), "damaged, and their codes too", RIGHT)
     rows, mean = read_npy(snapshot / "codes.npy"), read_npy(snapshot / "mean.npy")
     with np.errstate(all="ignore"):
-        vectors: F32 = np.nan_to_num(granted.vectors)
+        vectors: F32 = np.nan_to_num(granted.vectors.astype(np.float32))
         fits = (encode(vectors, mean, granted.names.metric) == rows).all(axis=1)
     fits &= np.isfinite(granted.vectors).all(axis=1)
     lost: list[int] = np.flatnonzero(~fits).tolist()
@@ -156,7 +156,7 @@ def _made_anew(granted: Granted, dropped: list[int]) -> State:
     kept = np.setdiff1d(np.arange(count), np.array(dropped, np.int64)).tolist()
     names = granted.names
     state = build_state(
-        np.array(granted.vectors[kept], np.float32),
+        np.array(granted.vectors[kept]),
         [granted.name(slot) for slot in kept],
         [access[slot] for slot in kept],
         metric=names.metric,

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from llmsys.artifacts import open_directory, read_npy, write_directory, write_npy
 from llmsys.errors import BadInput
-from llmsys.vindex.arrays import F32, I32, I64
+from llmsys.vindex.arrays import I32, I64, Stored
 from llmsys.vindex.cluster_tree import ClusterTree, TreeShape
 from llmsys.vindex.codes import row_bytes
 from llmsys.vindex.faults import Corrupt
-from llmsys.vindex.metric import METRICS
+from llmsys.vindex.metric import METRICS, NUMBERS
 from llmsys.vindex.slot_store import Id, SlotStore
 from llmsys.vindex.state import State
 from llmsys.vindex.tenant_list import TenantList
@@ -49,7 +49,7 @@ class Granted:
     """What no other part of a snapshot says: names, vectors [n, d], ids, and the slots of each tenant."""
 
     names: Names
-    vectors: F32
+    vectors: Stored
     ids: I64 | list[str]
     lists: dict[str, I32]
 
@@ -110,7 +110,8 @@ def read_granted(path: Path) -> Granted:
         raise Corrupt(str(path / "names.json"), str(error), "what llmsys wrote") from error
     if names.metric not in METRICS or min(names.shape) < 1 or names.seq < 0:
         raise Corrupt(str(path / "names.json"), "parameters out of range", "what llmsys wrote")
-    vectors = _array(path, "vectors", np.float32, 2)
+    vectors = _array(path, "vectors", np.floating, 2)
+    _demand(path, "vectors", vectors.dtype in NUMBERS.values())
     ids = names.ids or _array(path, "ids", np.int64, 1)
     _demand(path, "ids", len(ids) == len(vectors))
     return Granted(names, vectors, ids, _lists(path, names.tenants, len(vectors)))
@@ -121,7 +122,7 @@ def _array(path: Path, name: str, dtype: type, ndim: int, shape: tuple[int, ...]
         array = read_npy(path / f"{name}.npy")
     except FileNotFoundError as error:
         raise BadInput(str(path / f"{name}.npy"), "missing", "every array of a snapshot") from error
-    fits = array.dtype == dtype and array.ndim == ndim and (shape is None or array.shape == shape)
+    fits = np.issubdtype(array.dtype, dtype) and array.ndim == ndim and (shape is None or array.shape == shape)
     _demand(path, name, fits)
     return array.view(np.ndarray)
 

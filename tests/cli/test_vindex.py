@@ -292,6 +292,22 @@ def test_what_a_search_found_goes_to_another_store_and_comes_back(indexed):
         assert again == [record for record in whole if record["id"] in found]
 
 
+def test_half_numbers_take_half_the_store_and_find_the_same(indexed):
+    built = indexed.run("vindex", "build", "half", "--vectors", DOCS, "--access", ACCESS, "--dtype", "f16")
+    assert built.returncode == 0, built.stderr
+    sizes, hits = {}, {}
+    for name in ("idx", "half"):
+        figures = json.loads(indexed.run("vindex", "stats", name, "--json").stdout)
+        sizes[figures["dtype"]] = figures["bytes"]["store"]
+        run = indexed.run("vindex", "search", name, "--queries", QUERIES, "--tenant", "vis:public", "--exact")
+        hits[name] = records(run.stdout)
+
+    assert sizes["f32"] == 2 * sizes["f16"]
+    for whole, half in zip(hits["idx"], hits["half"], strict=True):
+        assert len(set(whole["ids"]) & set(half["ids"])) >= 9
+        assert half["distances"] == pytest.approx(whole["distances"], abs=1e-3)
+
+
 def test_what_left_as_parquet_is_built_from_and_added(indexed):
     out = indexed.run("vindex", "export", "idx", "--to", "parquet", "-o", "all.parquet")
     built = indexed.run("vindex", "build", "again", "--vectors", "all.parquet")
