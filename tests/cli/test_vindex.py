@@ -218,7 +218,19 @@ def test_bench_prints_its_peers_side_by_side_and_names_the_missing(indexed):
         *("--queries", "40"),
     )
     run = indexed.run(
-        *("vindex", "bench", "--workload", "work", "--peer", "faiss flat per tenant", "--json", "--plot", "p.svg"),
+        *(
+            "vindex",
+            "bench",
+            "--workload",
+            "work",
+            "--peer",
+            "faiss flat per tenant",
+            "--peer",
+            "pgvector",
+            "--json",
+            "--plot",
+            "p.svg",
+        ),
     )
 
     assert (made.returncode, run.returncode) == (0, 0), made.stderr + run.stderr
