@@ -182,7 +182,7 @@ class Index:
         effort: Effort | None = None,
     ) -> Asked:
         """A search (see `search`) that is taken now and can be run later, on any thread, whatever changes meanwhile."""
-        plans = self._plans_for(recall, k)
+        plans = [] if effort is not None else self._plans_for(recall, k)
         with self.guard:
             return ask(self.state, queries, tenants, k=k, where=where, effort=effort, plans=plans, views=self._views)
 
