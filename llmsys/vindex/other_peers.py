@@ -1,4 +1,4 @@
-"""Peers that are packages of their own: hnswlib, usearch, LanceDB, sqlite-vec, Qdrant's local mode.
+"""Peers in this process: the paper's layout, hnswlib, usearch, LanceDB, sqlite-vec, Qdrant's local mode.
 
 Each is used as its own documents say for many tenants. A peer's memory is what its structure needs at least, by its
 own account where it has one; those that live in files are counted as their files.
@@ -16,16 +16,38 @@ import numpy as np
 from llmsys.errors import Unavailable
 from llmsys.gpu import require
 from llmsys.vindex.arrays import I64
+from llmsys.vindex.bloom_layout import bulk_layout
+from llmsys.vindex.cluster_tree import TreeShape
 from llmsys.vindex.contender import Contender, Peer, Trial, each_built, file_bytes, names_of, one_by_one
+from llmsys.vindex.state import build_state
 
 __all__ = ["NOT_COMPARED", "OTHER_PEERS"]
 
 LINKS = 16
 BUILD_WIDTH = 100
 SEARCH_WIDTHS = (20, 40, 80)
+EFFORTS = (64, 128, 256, 512)
 PIECE = 5000
 
 NOT_COMPARED = {"Curator's own library": "not on a package index"}
+
+
+def _curator(trial: Trial) -> Iterator[Contender]:
+    """The paper's layout in loops of our own, over the same cluster tree as the index's."""
+    work, count = trial.work, len(trial.work.vectors)
+    start = time.perf_counter()
+    state = build_state(work.vectors, range(count), names_of(trial), metric="cosine", shape=TreeShape(), seed=0)
+    layout = bulk_layout(state)
+    build_s = time.perf_counter() - start
+    ids = np.asarray(layout.state.store.ids)
+    overhead = layout.bytes + layout.state.clusters.centroids.nbytes - 4 * sum(map(len, trial.labels.values()))
+    for width in EFFORTS:
+
+        def answer(number: int, width: int = width) -> I64:
+            found = layout.search(trial.query(number)[0], trial.tenant(number), trial.k, max(width, trial.k))
+            return np.asarray(ids[found], np.int64)
+
+        yield Contender("Curator's layout", f"ef {width}", overhead, build_s, one_by_one(answer, trial.k))
 
 
 def _hnswlib(trial: Trial) -> Iterator[Contender]:
@@ -159,6 +181,7 @@ def _qdrant(trial: Trial) -> Iterator[Contender]:
 
 
 OTHER_PEERS = (
+    Peer("Curator's layout", "numba", _curator),
     Peer("hnswlib per tenant", "hnswlib", _hnswlib),
     Peer("usearch per tenant", "usearch", _usearch),
     Peer("LanceDB IVF + labels", "lancedb", _lancedb),
