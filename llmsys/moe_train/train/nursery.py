@@ -1,6 +1,6 @@
 """Worker processes in a tenth of a second: a process that has imported torch already forks them on request.
 
-`python -m llmsys.moe_train.train.nursery FD` is that process; it stays single-threaded, answers every request with a
+That process runs `serve`; it stays single-threaded, answers every request with a
 process id, and ends, and its children with it, when its parent does: none outlives a killed supervisor, stopped ones
 included. In place of multiprocessing's fork server, which runs the caller's main script again in every child.
 Requests are JSON and pass file descriptors; nothing is unpickled. Knows no trainer. Linux.
@@ -22,12 +22,13 @@ from typing import Self
 
 from llmsys.errors import LlmsysError
 
-__all__ = ["Child", "Nursery"]
+__all__ = ["Child", "Nursery", "serve"]
 
 MAX_REQUEST_BYTES = 1 << 16
 PR_SET_PDEATHSIG = 1
 PRELOADED = ("torch", "torch.distributed", "numpy", "scipy.optimize", "scipy.sparse.csgraph", "llmsys.moe_train.train")
 FAILED = 70
+SERVE = "import sys, socket, llmsys.moe_train.train as t; t.serve(socket.socket(fileno=int(sys.argv[1])))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Nursery:
 
     def __init__(self, *, threads: int = 1) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "llmsys.moe_train.train.nursery", str(theirs.fileno())]
+        command = [sys.executable, "-c", SERVE, str(theirs.fileno())]
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         settings = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads), "PYTHONPATH": path}
         self._process = subprocess.Popen(
@@ -100,7 +101,8 @@ class Nursery:
         self._process.wait()
 
 
-def _serve(channel: socket.socket) -> None:
+def serve(channel: socket.socket) -> None:
+    """Fork a child for every request until the other end closes; never returns in a child."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for: none becomes a zombie
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     for name in PRELOADED:
@@ -139,7 +141,3 @@ def _run_child(request: bytes, number: int, parent: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
