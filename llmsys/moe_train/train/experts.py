@@ -25,11 +25,13 @@ class ExpertBank(nn.Module):
         self.shape = shape
         self.ids: tuple[int, ...] = ()
 
-    def hold(self, experts: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """Replace everything held: expert -> name -> matrix."""
+    def hold(self, experts: Mapping[int, Mapping[str, Tensor]], dtype: torch.dtype = torch.float32) -> None:
+        """Replace everything held: expert -> name -> matrix; `dtype` where there is none."""
         self.ids = tuple(sorted(experts))
-        for name, *_ in self.shape.matrices:
-            self.register_parameter(name, nn.Parameter(torch.stack([experts[one][name] for one in self.ids])))
+        for name, rows, columns in self.shape.matrices:
+            none = torch.zeros(0, rows, columns, dtype=dtype)
+            stacked = torch.stack([experts[one][name] for one in self.ids]) if self.ids else none
+            self.register_parameter(name, nn.Parameter(stacked))
 
     def matrix(self, name: str) -> nn.Parameter:
         """The stacked matrices of one name."""

@@ -3,6 +3,7 @@
 The balance loss uses the counts of all ranks, so that no division of the batch changes it. Knows no plan's making.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,12 +22,14 @@ __all__ = ["MoELayer", "StepContext"]
 @dataclass(slots=True)
 class StepContext:
     """What every layer of one forward pass shares: the group, the splits [E, N] per mixture (columns by rank), the
-    tokens of all ranks; and what the layers leave: this rank's part of the balance loss, and the routes.
+    tokens of all ranks, what to call between routing and sending. What the layers leave: this rank's part of the
+    balance loss, and the routes.
     """
 
     comm: Communicator
     splits: tuple[NDArray[np.float64], ...]
     tokens: int
+    on_dispatch: Callable[[], None] = field(default=lambda: None)
     balance_loss: Tensor = field(default_factory=lambda: torch.zeros(()))
     routes: list[Route] = field(default_factory=list)
 
@@ -51,6 +54,7 @@ class MoELayer(nn.Module):
         route = plan_route(chosen.reshape(-1), split, self.bank.ids, context.comm)
         context.routes.append(route)
         context.balance_loss = context.balance_loss + self._balance(chances, route, context.tokens)
+        context.on_dispatch()
         sent = exchange(x[route.order // shape.top_k], context.comm, route.send, route.receive)
         computed = self.bank(sent[route.grouping], route.counts)[torch.argsort(route.grouping)]
         back = exchange(computed, context.comm, route.receive, route.send)

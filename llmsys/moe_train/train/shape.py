@@ -45,6 +45,15 @@ class ModelShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         gate = (("w3", self.d_model, self.d_ff),) if self.act == "swiglu" else ()
         return (first, *gate, ("w2", self.d_ff, self.d_model))
 
+    @property
+    def parameters(self) -> int:
+        """Numbers to train, every expert counted once."""
+        feed_forward = sum(rows * columns for _, rows, columns in self.matrices)
+        blocks = self.layers * (4 * self.d_model**2 + 2 * self.d_model)
+        mixtures = len(self.mixtures) * (self.experts * feed_forward + self.d_model * self.experts)
+        plain = (self.layers - len(self.mixtures)) * feed_forward
+        return 2 * self.vocab * self.d_model + blocks + mixtures + plain + self.d_model
+
     def fault(self) -> str | None:
         """What does not fit together, or None."""
         if self.d_model % (2 * self.heads):
