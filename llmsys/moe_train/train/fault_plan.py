@@ -24,8 +24,8 @@ class FaultPlan:
 
     @property
     def brings_workers(self) -> bool:
-        """Whether joiners are still to come."""
-        return any(fault.kind == "add" for fault in self._own)
+        """Whether joiners are still to come though no step is taken."""
+        return any(fault.kind == "add" and fault.at_s is not None for fault in self._own)
 
     def due(self, elapsed_s: float, decided: int) -> list[Fault]:
         """What is to be done now, once each: by the clock, or before the step after `decided` is over."""

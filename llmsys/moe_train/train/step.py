@@ -108,7 +108,9 @@ class Stepper:
         self.faults.reach("vote", step)
         numbers = [float(not self.synced.gradients.finite()), float(self.wants_pause())]
         losses = [float(loss.detach()), float(context.balance_loss.detach())]
-        bad, pause, loss_sum, balance_sum = self.comm.all_reduce(torch.tensor(numbers + losses).double()).tolist()
+        bad, pause, loss_sum, balance_sum = self.comm.all_reduce(
+            torch.tensor(numbers + losses, dtype=torch.float64)
+        ).tolist()
         self.faults.reach("apply", step)
         report = self._report(step, (loss_sum, balance_sum), context.routes, skipped=bad > 0)
         self.settle(state, skipped=report.skipped)

@@ -8,6 +8,7 @@ nothing of gradients. Events are plain records, in order of time.
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from llmsys.errors import LlmsysError
@@ -52,7 +53,9 @@ Event = dict[str, object]
 
 
 class Supervisor:
-    """One run. `phase`: starting, running, pausing (asked to), stopping, transferring, waiting (for workers), ended."""
+    """One run. `phase`: starting, running, pausing (asked to), stopping, transferring, waiting (for workers),
+    finishing (the last checkpoint), ended.
+    """
 
     def __init__(self, config: RunConfig, *, restore: str = "", step: int = 0) -> None:
         """`restore`: the checkpoint to begin with, after `step` steps."""
@@ -64,7 +67,7 @@ class Supervisor:
         self._planner = Planner(config)
         self._rebalancer = Rebalancer(config, self._planner)
         self._faults = FaultPlan(config.faults)
-        self._saving = SavingLog(sealed=step)
+        self._saving = SavingLog(settled=step)
         self._epoch = 0
         self._members: set[int] = set()
         self._starting: set[int] = set()
@@ -79,16 +82,15 @@ class Supervisor:
         self._step = step
         self._roster: Roster
 
-    def run(self) -> Iterator[Event]:
-        """Train to the last step; events as they happen.
+    def run(self, nursery: Nursery | None = None) -> Iterator[Event]:
+        """Train to the last step; events as they happen. `nursery`: where workers come from, by default one of its own.
 
         Raises LlmsysError where nobody is left, an audit finds copies that differ, or a worker says what is wrong.
         """
-        with (
-            tempfile.TemporaryDirectory(prefix="llmsys-moe-") as meeting,
-            Nursery(threads=self.config.threads) as nursery,
-        ):
-            self._roster = Roster(nursery, self.config, Path(meeting))
+        with tempfile.TemporaryDirectory(prefix="llmsys-moe-") as meeting, ExitStack() as stack:
+            source = nursery or stack.enter_context(Nursery(threads=self.config.threads))
+            self._planner.plan(range(self.config.workers))  # loads the solvers while the nursery loads torch
+            self._roster = Roster(source, self.config, Path(meeting))
             try:
                 self._starting = {self._roster.start() for _ in range(self.config.workers)}
                 while self.phase != "ended":
@@ -142,7 +144,7 @@ class Supervisor:
         wanted = (self._joiners and not self._starting and waited) or self._leaving & self._members
         if self.phase == "running" and wanted:
             self._ask_to_pause()
-        if self.phase == "finishing" and self._all_saved():
+        if self.phase == "finishing" and (not self.config.out or self._saving.settled >= self.config.steps):
             self._finish()
 
     def _arrived(self, worker: int) -> None:
@@ -183,7 +185,7 @@ class Supervisor:
                 self.phase = "waiting"
             elif not self._change.awaited:
                 self._assign()
-        elif self.phase in ("running", "pausing", "transferring") and was_member:
+        elif self.phase in ("running", "pausing", "transferring", "finishing") and was_member:
             self._begin(detect_s)
         elif self.phase == "starting" and not self._starting:
             self._begin()
@@ -355,23 +357,16 @@ class Supervisor:
 
     def _saved(self, worker: int, part: Saved | Sealed) -> None:
         if isinstance(part, Sealed):
-            self._saving.done(part.step)
+            self._saving.settle(part.step)
             self._emit("checkpoint", step=part.step, seconds=part.seconds, fault=part.fault)
             return
         if part.fault is not None:
-            self._saving.forget((part.step, part.epoch))
+            self._saving.settle(part.step)
             self._emit("checkpoint", step=part.step, seconds=None, fault=part.fault)
             return
         found = self._saving.add(worker, part, self._roster.living)
         if found is not None:
             self._roster.tell(*found)
-
-    def _all_saved(self) -> bool:
-        return (
-            self.config.out is None
-            or not self._saving.pending(self.config.steps)
-            or self._saving.sealed >= self.config.steps
-        )
 
     def _finish(self) -> None:
         for worker in self._members:

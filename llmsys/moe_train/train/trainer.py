@@ -9,6 +9,7 @@ from llmsys.moe_train.train.checkpoint import newest_checkpoint
 from llmsys.moe_train.train.config import RunConfig, RunIdentity
 from llmsys.moe_train.train.corpus import read_corpus
 from llmsys.moe_train.train.faults import parse_faults
+from llmsys.moe_train.train.nursery import Nursery
 from llmsys.moe_train.train.supervisor import Event, Supervisor
 
 __all__ = ["Trainer"]
@@ -31,9 +32,9 @@ class Trainer:
         self._corpus.windows(config.seq)
         self._restore, self._step = ("", 0) if config.resume is None else self._resumed(Path(config.resume))
 
-    def run(self) -> Iterator[Event]:
-        """Train; the events of the run. Errors as `Supervisor.run`."""
-        return Supervisor(self.config, restore=self._restore, step=self._step).run()
+    def run(self, nursery: Nursery | None = None) -> Iterator[Event]:
+        """Train; the events of the run. `nursery` and errors as `Supervisor.run`."""
+        return Supervisor(self.config, restore=self._restore, step=self._step).run(nursery)
 
     def _resumed(self, directory: Path) -> tuple[str, int]:
         found, faults = newest_checkpoint(directory)

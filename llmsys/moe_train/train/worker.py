@@ -88,6 +88,7 @@ class Worker:
         self._assigned: Assignment | None = None
         self._extras: dict[Key, Tensor] = {}
         self._report: StepReport | None = None
+        self._saved = (-1, -1)
         self.decided = -1
 
     def run(self) -> None:
@@ -242,11 +243,12 @@ class Worker:
                 self._tell(Stepped(report))
             if self.config.audit_every and self.decided % self.config.audit_every == 0:
                 self._audit()
-            if self.config.out and (self.decided % self.config.ckpt_every == 0 or self.decided == self.config.steps):
+            if self.decided % self.config.ckpt_every == 0:
                 self._save()
             if pause:
                 self._tell(Paused(self._comm.epoch))
                 return
+        self._save()
         self._tell(Finished(self._comm.epoch))
 
     def _audit(self) -> None:
@@ -268,8 +270,11 @@ class Worker:
                 raise LlmsysError(f"after step {self.decided} worker {who} differs in {name}; expected equal copies")
 
     def _save(self) -> None:
-        """Copy this worker's part of a checkpoint and write it beside the training."""
+        """Copy this worker's part of a checkpoint and write it beside the training, once an epoch and step."""
         assert self._assigned is not None
+        if self.config.out is None or self._saved == (self.decided, self._comm.epoch):
+            return
+        self._saved = (self.decided, self._comm.epoch)
         assigned = self._assigned
         self._faults.reach("ckpt", self.decided)
         chosen = writers(assigned.columns, assigned.holders, self.config.model.experts)
