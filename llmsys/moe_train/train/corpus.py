@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from llmsys.errors import BadInput
 
-__all__ = ["Corpus", "read_corpus", "share", "step_windows"]
+__all__ = ["Bytes", "Corpus", "evaluation_text", "read_corpus", "share", "step_windows"]
 
 HELD_OUT_EVERY = 10
 DEFAULT = "pydoc_data.topics"
@@ -65,6 +65,13 @@ def read_corpus(paths: Sequence[str] = ()) -> Corpus:
         raise BadInput("--text", "no bytes", "text to train on")
     digest = blake2b(len(train).to_bytes(8, "little") + train + rest, digest_size=16).hexdigest()
     return Corpus(np.frombuffer(train, np.uint8), np.frombuffer(rest, np.uint8), digest)
+
+
+def evaluation_text(paths: Sequence[str] = ()) -> Bytes:
+    """All bytes of the paths, or those that the default corpus holds out."""
+    if not paths:
+        return read_corpus().held_out
+    return np.frombuffer(b"".join(path.read_bytes() for path in _files(paths)), np.uint8)
 
 
 def step_windows(step: int, batch: int, windows: int, seed: int) -> list[int]:

@@ -7,13 +7,15 @@ supervisor.
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from llmsys.errors import UsageFault
 
-__all__ = ["SIGNALS", "SITES", "Fault", "FaultPoint", "parse_faults"]
+__all__ = ["SIGNALS", "SITES", "Fault", "FaultPoint", "faults_text", "parse_faults"]
 
 SITES = ("forward", "dispatch", "backward", "sync", "vote", "apply", "transfer", "plan", "ckpt")
 BETWEEN_STEPS = ("transfer", "plan", "ckpt")
@@ -37,6 +39,13 @@ class Fault:
     at_s: float | None = None
     count: int = 0
     factor: float = 1.0
+
+
+def faults_text(given: str) -> str:
+    """A fault list as given, or what a file of that name holds; - is stdin."""
+    if given == "-":
+        return sys.stdin.read()
+    return Path(given).read_text(encoding="utf-8") if ":" not in given and Path(given).is_file() else given
 
 
 def parse_faults(text: str) -> tuple[Fault, ...]:

@@ -16,7 +16,7 @@ from llmsys.moe_train.train.experts import ExpertBank
 from llmsys.moe_train.train.mixture import MoELayer, StepContext
 from llmsys.moe_train.train.shape import ModelShape
 
-__all__ = ["MoEModel", "expert_name", "fresh_expert"]
+__all__ = ["EPSILON", "ROPE_BASE", "MoEModel", "expert_name", "fresh_expert"]
 
 ROPE_BASE = 10_000.0
 EPSILON = 1e-5
