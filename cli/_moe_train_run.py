@@ -83,40 +83,10 @@ def run(
 
     Example: llmsys moe-train run --workers 4 --steps 300 --faults '40:kill:2;90:kill:0+3;150:add:2' --out run
     """
-    from llmsys.moe_train.durations import optional_seconds, seconds_of
-    from llmsys.moe_train.train import RunConfig, Trainer, faults_text, read_shape
+    options = dict(locals())  # thirty of them, all the configuration's
+    from llmsys.moe_train.train import Trainer, run_config
 
-    config = RunConfig(
-        model=read_shape(model, experts=experts, top_k=top_k),
-        text=tuple(str(path) for path in text or ()),
-        steps=steps,
-        seq=seq,
-        batch=batch,
-        lr=lr,
-        balance_weight=balance_weight,
-        seed=seed,
-        dtype=dtype,
-        workers=workers,
-        slots=slots,
-        min_replicas=min_replicas,
-        placement=placement,
-        split=split,
-        mapping=mapping,
-        load_window=load_window,
-        rebalance_every=rebalance_every,
-        rebalance_at=rebalance_at,
-        join_wait_s=optional_seconds(join_wait, "--join-wait", 0.0),
-        heartbeat_s=seconds_of(heartbeat, "--heartbeat"),
-        comm_timeout_s=seconds_of(comm_timeout, "--comm-timeout"),
-        audit_every=audit_every,
-        on_nan=on_nan,
-        ckpt_every=ckpt_every,
-        out=None if out is None else str(out),
-        resume=None if resume is None else str(resume),
-        faults=faults_text(faults),
-        threads=threads,
-    )
-    trainer = Trainer(config)
+    trainer = Trainer(run_config(options))
     for warning in trainer.warnings:
         note(f"warning: {warning}")
     events: list[Event] = []
@@ -126,10 +96,14 @@ def run(
             events.append(event)
             advance(int(event["event"] == "step"))
     if chrome_trace is not None:
-        from llmsys.artifacts import write_chrome_trace
-        from llmsys.moe_train.train import run_spans
+        _draw(events, chrome_trace)
 
-        write_chrome_trace(chrome_trace, run_spans(events))
+
+def _draw(events: "list[Event]", path: Path) -> None:
+    from llmsys.artifacts import write_chrome_trace
+    from llmsys.moe_train.train import run_spans
+
+    write_chrome_trace(path, run_spans(events))
 
 
 def evaluate(directory: RunDirectory, *, text: Text = None, json: Json = False, quiet: Quiet = False) -> None:

@@ -14,6 +14,7 @@ from llmsys.moe_train.train.mixture import MoELayer, StepContext
 from llmsys.moe_train.train.model import MoEModel, expert_name, fresh_expert
 from llmsys.moe_train.train.nursery import Child, Nursery, serve
 from llmsys.moe_train.train.planner import Planner, Transfer, find_transfer
+from llmsys.moe_train.train.request import run_config
 from llmsys.moe_train.train.routing import Route, cut_route, exchange, plan_route
 from llmsys.moe_train.train.shape import PRESETS, ModelShape, read_shape
 from llmsys.moe_train.train.state import Gradients, TrainingState, expert_numbers, fresh_expert_state
@@ -70,6 +71,7 @@ __all__ = [
     "plan_route",
     "read_corpus",
     "read_shape",
+    "run_config",
     "run_spans",
     "serve",
     "share",
