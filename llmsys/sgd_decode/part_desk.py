@@ -1,8 +1,8 @@
 """The parts of one answer: which start next, with which conversation and by which model, and what became of each.
 
 A part's conversation is the plan's, up to its own line (or the whole plan), then its own request; a part with parents
-goes on in the conversation of its longest parent, so that a prefix cache holds all but the request. A part that fails
-is tried again, then by the other model, then marked. Knows nothing of how the plan came to be.
+goes on in the conversation of the parent that holds most of them, so that a prefix cache has all but the request. A
+part that fails is tried again, then by the other model, then marked. Knows nothing of how the plan came to be.
 """
 
 from collections.abc import Callable
@@ -48,6 +48,7 @@ class PartDesk:
         self._texts: dict[int, Text] = {}
         self._beginnings: dict[int, Callable[[], list[Message]]] = {}
         self._conversations: dict[int, list[Message]] = {}
+        self._holds: dict[int, set[int]] = {}
         self._tries: dict[int, int] = {}
         self._moved: set[int] = set()
         self._tight: set[int] = set()
@@ -187,13 +188,23 @@ class PartDesk:
         settings, tight = self._settings, node.id in self._tight
         forward = TIGHT if tight else settings.forward
         asked = self._question.messages[-1]["content"]
+        self._holds[node.id] = {node.id, *(parent.id for parent, _ in parents)}
         if parents and settings.continue_parent and forward.kind == "full":
-            longest = max(parents, key=lambda parent: (len(parent[1]), -parent[0].id))
-            before = [*self._conversations[longest[0].id], said("assistant", longest[1])]
-            others = [parent for parent in parents if parent is not longest]
-            return settings.prompts.writing(before, asked, node, others)
+            base = self._base(parents)
+            self._holds[node.id] |= self._holds[base.id]
+            before = [*self._conversations[base.id], said("assistant", self.parts[base.id].text)]
+            others = [(parent, text) for parent, text in parents if parent.id not in self._holds[base.id]]
+            return settings.prompts.writing(before, "", node, others)
         seen = [(parent, text) for parent, full in parents if (text := forward.of(full))]
         return settings.prompts.writing(self._beginnings[node.id](), asked, node, seen)
+
+    def _base(self, parents: list[tuple[Node, str]]) -> Node:
+        """The parent whose conversation holds the most of all parents' texts, so that the least is left to compute."""
+
+        def held(parent: Node) -> int:
+            return sum(len(text) for other, text in parents if other.id in self._holds[parent.id])
+
+        return max((parent for parent, _ in parents), key=lambda parent: (held(parent), -parent.id))
 
     def _name(self, number: int) -> str:
         return f"{self._question.number}/{number}"

@@ -27,6 +27,7 @@ class Prompts:
     """Wording with places to fill in: {max_nodes}, {question}; {id}, {title}; {parents}; {text}."""
 
     plan: str
+    reminder: str
     part: str
     forwarded: str
     parent: str
@@ -71,8 +72,12 @@ class Prompts:
     def writing(
         self, before: Sequence[Message], question: str, node: Node, parents: Sequence[tuple[Node, str]]
     ) -> list[Message]:
-        """Ask for a part, after `before` (which ends with an assistant's turn), with the parents' texts it must see."""
-        request = _filled(self.part, id=node.id, title=node.title, question=question[:QUESTION_CHARS])
+        """Ask for a part, after `before` (which ends with an assistant's turn), with the parents' texts it must see.
+
+        question: said once more, as far as QUESTION_CHARS; "" where the turn before has just said it.
+        """
+        reminder = _filled(self.reminder, question=question[:QUESTION_CHARS]) if question else ""
+        request = reminder + _filled(self.part, id=node.id, title=node.title)
         if parents:
             texts = "".join(
                 _filled(self.parent, id=parent.id, title=parent.title, text=strip_control(text))
