@@ -16,11 +16,13 @@ from llmsys.sgd_decode.driver import Decoder, Stuck, Writer, answer_all, writer_
 from llmsys.sgd_decode.engine_backend import EngineBackend
 from llmsys.sgd_decode.events import DecodeEvent
 from llmsys.sgd_decode.forwarding import Forwarding
+from llmsys.sgd_decode.glimpses import AsTheyCome, Glimpse, InOrder, News
 from llmsys.sgd_decode.graph_writer import GraphWriter
 from llmsys.sgd_decode.http_backend import HttpBackend
 from llmsys.sgd_decode.lengths import LengthBook
 from llmsys.sgd_decode.opening import open_backend, with_step_time
 from llmsys.sgd_decode.optimum import optimum_s
+from llmsys.sgd_decode.paced_backend import PacedBackend
 from llmsys.sgd_decode.pair_backend import PairBackend
 from llmsys.sgd_decode.part_desk import PartDesk
 from llmsys.sgd_decode.plain_writer import PlainWriter
@@ -52,6 +54,7 @@ __all__ = [
     "MODES",
     "VIEWS",
     "Answer",
+    "AsTheyCome",
     "AutoWriter",
     "Backend",
     "ByLabels",
@@ -66,14 +69,18 @@ __all__ = [
     "EngineBench",
     "Forecast",
     "Forwarding",
+    "Glimpse",
     "GraphWriter",
     "HttpBackend",
+    "InOrder",
     "Item",
     "Job",
     "Label",
     "LengthBook",
     "Match",
+    "News",
     "Node",
+    "PacedBackend",
     "PairBackend",
     "Part",
     "PartDesk",

@@ -90,11 +90,13 @@ class EngineBackend:
             self._jobs[number] = _Running(job, number)
 
     def cancel(self, job_id: str) -> None:
-        """End a job at the next step."""
+        """End a job at the next step, at once where it is the last: no step would come to free its pages."""
         for number, running in list(self._jobs.items()):
             if running.job.id == job_id:
                 self._engine.cancel(number)
                 del self._jobs[number]
+        if not self._jobs:
+            self._engine.take_cancellations()
 
     def step_time(self) -> StepTime | None:
         """Measured once per machine, between jobs; takes about two seconds."""

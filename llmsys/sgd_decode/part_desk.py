@@ -5,12 +5,13 @@ goes on in the conversation of the parent that holds most of them, so that a pre
 part that fails is tried again, then by the other model, then marked. Knows nothing of how the plan came to be.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from llmsys.sgd_decode.answers import Part, Question, TokenCount
 from llmsys.sgd_decode.backends import Delta, Job, Message, Size
 from llmsys.sgd_decode.confidence import ConfidenceBook
 from llmsys.sgd_decode.forwarding import TIGHT
+from llmsys.sgd_decode.glimpses import Glimpse, whole_sentences
 from llmsys.sgd_decode.lengths import LengthBook
 from llmsys.sgd_decode.plan import Node
 from llmsys.sgd_decode.prompting import said
@@ -53,6 +54,7 @@ class PartDesk:
         self._moved: set[int] = set()
         self._tight: set[int] = set()
         self._again: list[Node] = []
+        self._ended: set[int] = set()
 
     @property
     def idle(self) -> bool:
@@ -103,12 +105,22 @@ class PartDesk:
 
     def assembled(self) -> str:
         """The parts' texts in the order of the plan, headings where they are wanted, marks where one is missing."""
-        return "\n\n".join(self.body(number) for number in sorted(self.parts))
+        return "\n\n".join(self._body(number, self.parts[number].text) for number in sorted(self.parts))
 
-    def body(self, number: int) -> str:
-        """One part as it stands in the answer."""
+    def glimpses(self) -> Iterator[Glimpse]:
+        """The parts so far, in the order of the plan; nothing is certain of a part that the large model may rewrite."""
+        for number in sorted(self.parts):
+            part = self.parts[number]
+            ended = number in self._ended
+            unsure = part.model == "small" and self._settings.routing.escalate
+            text = "" if unsure else whole_sentences(str(self._texts.get(number, "")))
+            body = self._body(number, part.text if ended else text) if ended or text else ""
+            yield Glimpse(number, part.title, body, ended)
+
+    def _body(self, number: int, written: str) -> str:
+        """A part as it stands in the answer."""
         part = self.parts[number]
-        text = self._settings.prompts.missing(self._nodes[number]) if part.fault else part.text
+        text = self._settings.prompts.missing(self._nodes[number]) if part.fault else written
         return f"**{part.title}**\n{text}" if self._settings.headings else text
 
     def give_up(self) -> list[str]:
@@ -154,6 +166,7 @@ class PartDesk:
         self.tokens.answer += part.tokens
         self._lengths.learn(self._nodes[number], part.tokens)
         self._scheduler.finish(number)
+        self._ended.add(number)
         self._tell("node_end", number, tokens=part.tokens, detail=part.fault)
 
     def _start(self, node: Node, since_s: float) -> Job:

@@ -14,7 +14,7 @@ from llmsys.sgd_decode.step_time import StepTime
 
 __all__ = ["FULL_PLANS", "MODES", "ON_FLAT", "DecodeSettings", "Routing"]
 
-MODES = ("auto", "ar", "sot", "sgd", "sgd-v1", "spec")
+MODES = ("auto", "ar", "sot", "sgd", "sgd-v1")
 FULL_PLANS = ("auto", "always", "never")
 ON_FLAT = ("hint", "drop")
 PLAN_TOKENS = 320
