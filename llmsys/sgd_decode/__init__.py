@@ -36,12 +36,9 @@ from llmsys.sgd_decode.routers import ByLabels, ByModel, ByPlan, Label, Quality,
 from llmsys.sgd_decode.scheduler import Scheduler
 from llmsys.sgd_decode.script_backend import Match, Rule, ScriptBackend, read_script
 from llmsys.sgd_decode.session import (
-    Summary,
     answer_with_log,
-    compare_modes,
     plan_texts,
     read_text,
-    summarize,
     summary_row,
 )
 from llmsys.sgd_decode.settings import MODES, DecodeSettings, Routing
@@ -100,7 +97,6 @@ __all__ = [
     "SkeletonWriter",
     "StepTime",
     "Stuck",
-    "Summary",
     "TokenCount",
     "WordModel",
     "Workload",
@@ -112,7 +108,6 @@ __all__ = [
     "bench_plans",
     "bench_routers",
     "clean_title",
-    "compare_modes",
     "critical_path_tokens",
     "cross_validate",
     "known_step_time",
@@ -132,7 +127,6 @@ __all__ = [
     "repair",
     "simulate",
     "strip_control",
-    "summarize",
     "summary_row",
     "view",
     "with_step_time",

@@ -13,7 +13,7 @@ from llmsys.sgd_decode.pair_backend import PairBackend
 from llmsys.sgd_decode.script_backend import ScriptBackend, read_script
 from llmsys.sgd_decode.settings import DecodeSettings
 
-__all__ = ["open_backend", "with_step_time"]
+__all__ = ["EMBEDDED", "open_backend", "with_step_time"]
 
 SCRIPT = "script:"
 EMBEDDED = "embedded"

@@ -24,7 +24,8 @@ QUESTION_CHARS = 600
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Wording with places to fill in: {max_nodes}, {question}; {id}, {title}; {parents}; {text}."""
+    """Wording with places to fill in: {max_nodes}, {question}; {id}, {title}; {parents}; {text};
+    {first}, {second}."""
 
     plan: str
     reminder: str
@@ -36,6 +37,7 @@ class Prompts:
     unavailable: str
     whole: str
     router: str
+    judge: str
 
     @classmethod
     def load(cls, path: Path | None = None) -> "Prompts":
@@ -93,6 +95,11 @@ class Prompts:
     def expanding(self, before: Sequence[Message], node: Node) -> list[Message]:
         """Ask for one point of a skeleton, blind to the others' texts."""
         return [*before, said("user", _filled(self.point, id=node.id, title=node.title))]
+
+    def judging(self, question: str, first: str, second: str) -> list[Message]:
+        """Ask which of two answers is better."""
+        shown = {"first": strip_control(first), "second": strip_control(second)}
+        return [said("user", _filled(self.judge, question=question, **shown))]
 
     def missing(self, node: Node) -> str:
         """What stands in the place of a part that could not be written."""
