@@ -27,7 +27,7 @@ from llmsys.sgd_decode.pair_backend import PairBackend
 from llmsys.sgd_decode.part_desk import PartDesk
 from llmsys.sgd_decode.plain_writer import PlainWriter
 from llmsys.sgd_decode.plan import Node, Plan, clean_title, render
-from llmsys.sgd_decode.plan_items import Item, read_items
+from llmsys.sgd_decode.plan_items import Item, Reading, read_items
 from llmsys.sgd_decode.plan_views import VIEWS, view
 from llmsys.sgd_decode.prompting import Prompts, strip_control
 from llmsys.sgd_decode.records import answer_line, read_questions, write_timeline
@@ -88,6 +88,7 @@ __all__ = [
     "Prompts",
     "Quality",
     "Question",
+    "Reading",
     "Router",
     "Routing",
     "Rule",

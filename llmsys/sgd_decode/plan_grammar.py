@@ -48,7 +48,7 @@ class PlanGrammar:
         try:
             import llguidance.torch
         except ImportError as error:
-            raise Unavailable("llguidance is not installed", "pip install 'llmsys[tools]', or --grammar off") from error
+            raise Unavailable("llguidance is not installed", "pip install 'llmsys[tools]', or --no-grammar") from error
         self.kit = llguidance.torch
         self._tokenizer = tokenizer
         self._eos_ids = sorted(eos_ids)
