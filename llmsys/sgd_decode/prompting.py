@@ -112,8 +112,11 @@ def said(role: str, content: str) -> Message:
 
 
 def strip_control(text: str) -> str:
-    """Text without the tokens that chat templates end or open turns with."""
-    return CONTROL.sub("", text)
+    """Text without the tokens that chat templates end or open turns with.
+
+    A space takes the place of each, so that what stood around it does not become another.
+    """
+    return CONTROL.sub(" ", text)
 
 
 def _filled(wording: str, /, **values: object) -> str:
