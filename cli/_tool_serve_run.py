@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llmsys.tool_serve.catalog import Catalog
     from llmsys.tool_serve.running import RunSettings
 
-__all__ = ["VERBS"]
+__all__ = ["run"]
 
 Cell = str | int | float | bool | None
 
@@ -122,6 +122,3 @@ def _answer_all(requests: str, backend: "Backend", catalog: "Catalog", settings:
     if rows:
         table(rows, title=f"tools: {outcome.title}", stderr=True)
     return outcome.failed == 0
-
-
-VERBS = (run,)

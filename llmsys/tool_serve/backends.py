@@ -16,7 +16,7 @@ import msgspec
 from llmsys.artifacts import read_records
 from llmsys.errors import LlmsysError
 
-__all__ = ["Backend", "Piece", "ScriptBackend", "TurnRequest"]
+__all__ = ["Backend", "Piece", "ScriptBackend", "ScriptDelta", "ScriptTurn", "TurnRequest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,9 @@ class _Match(msgspec.Struct, frozen=True):
     contains: str | None = None
 
 
-class _Delta(msgspec.Struct, frozen=True):
+class ScriptDelta(msgspec.Struct, frozen=True):
+    """A piece of a turn: text, or a part of a structured call."""
+
     text: str = ""
     tool_call: dict[str, Any] | None = None
 
@@ -66,7 +68,7 @@ class _Delta(msgspec.Struct, frozen=True):
 class ScriptTurn(msgspec.Struct, frozen=True):
     """One turn of a script: whom it answers, its pieces, seconds to the first, pieces a second."""
 
-    deltas: tuple[_Delta, ...]
+    deltas: tuple[ScriptDelta, ...]
     match: _Match = _Match()
     tok_per_s: float = 0.0
     ttft_s: float = 0.0

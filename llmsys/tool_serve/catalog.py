@@ -70,6 +70,11 @@ class Catalog:
                 f"--tools {spec!r}; expected builtin:NAME, a .py file, package.module:object or a .json file"
             )
 
+    async def warm_up(self) -> None:
+        """Start the workers, and wait until each pool has one that is ready."""
+        for pool in self._pools:
+            await pool.ready()
+
     async def close(self) -> None:
         """End the workers that nobody took."""
         for pool in self._pools:

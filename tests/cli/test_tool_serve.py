@@ -347,3 +347,19 @@ def test_the_embedded_model_gets_its_tools_result_and_answers(shell):
     assert [one["role"] for one in said] == ["assistant", "tool", "assistant"]
     assert said[0]["tool_calls"][0]["function"]["name"] == "calculator"
     assert said[2]["content"]
+
+
+def test_bench_sets_policies_side_by_side_and_their_transcripts_are_equal(shell):
+    options = ("--only", "calculator,database", "--repeat", "1", "--rate", "400", "--json")
+    found = json.loads(shell.run("tool-serve", "bench", *options).stdout)
+
+    assert [row["workload"] for row in found["rows"]] == ["calculator", "database"]
+    assert all(row["same_transcripts"] for row in found["rows"])
+    assert all(row["partial_s"] >= row["bound_s"] > 0 for row in found["rows"])
+
+
+def test_bench_refuses_a_workload_that_it_does_not_know(shell):
+    run = shell.run("tool-serve", "bench", "--only", "weather")
+
+    assert run.returncode == 2
+    assert "--only 'weather'; expected all, or some of code, search" in run.stderr

@@ -30,6 +30,11 @@ class WorkerPool:
             start = Worker.start(self.sandbox, self._program, output_bytes=self._output_bytes)
             self._starting.append(asyncio.create_task(start))
 
+    async def ready(self) -> None:
+        """Wait until a worker is there to be taken. Raises ToolCrashed if it cannot be started."""
+        self.warm_up()
+        await asyncio.shield(self._starting[0])
+
     async def take(self) -> Worker:
         """A worker that nobody had before; the caller ends it. Raises ToolCrashed if it cannot be started."""
         self.warm_up()
