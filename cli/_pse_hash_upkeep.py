@@ -1,4 +1,4 @@
-"""Verbs of `llmsys pse-hash` that change or examine a sketch: update, stats and check."""
+"""Verbs of `llmsys pse-hash` that change or examine a sketch: update, stats, check and bench."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from llmsys.cli._options import Json, OnError, Quiet, Seed, one_of
 from llmsys.cli._pse_hash_ask import Interval, Sketch
-from llmsys.cli._render import note, report
+from llmsys.cli._render import note, progress, report
 from llmsys.cli._streams import records_out
 
 __all__ = ["VERBS"]
@@ -89,4 +89,29 @@ def check(
         raise typer.Exit(1)
 
 
-VERBS = (update, stats, check)
+def bench(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Points: .npy, .fvecs, .safetensors or JSON Lines.")],
+    queries: Annotated[str, typer.Argument(metavar="QUERIES", help="Queries of the same dimension.")],
+    *,
+    sizes: Annotated[
+        str, typer.Option("--sizes", help="Numbers of points, comma-separated; more than DATA has are noisy copies.")
+    ] = "40000",
+    batches: Annotated[str, typer.Option("--batches", help="Queries asked together, comma-separated.")] = "1,64,1000",
+    bandwidth: Annotated[str, typer.Option("--bandwidth", metavar="H", help="As build takes it.")] = "target:1e-3",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure our methods beside scikit-learn's tree and torch in tiles, in one run on one thread.
+
+    Example: llmsys pse-hash bench corpus.npy questions.npy --sizes 40000,400000 --batches 1,1000
+    """
+    from llmsys.pse_hash.bench_session import bench_rows, run_on_files
+
+    with progress("rows") as advance:
+        found = run_on_files(data, queries, sizes=sizes, batches=batches, bandwidth=bandwidth, on_row=advance)
+    for reason in found.skipped:
+        note(f"skipped: {reason}")
+    report(found, bench_rows(found), title=f"gaussian, bandwidth {found.bandwidth:.4g}", json=json)
+
+
+VERBS = (update, stats, check, bench)

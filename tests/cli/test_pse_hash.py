@@ -356,3 +356,19 @@ def test_a_damaged_sketch_is_refused_by_the_name_of_its_part(sketched, part, har
     assert run.returncode == 65
     assert part in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_bench_sets_methods_beside_peers_and_judges_them_by_the_exact_sum(shell):
+    options = ("--sizes", "2000,3000", "--batches", "1,40", "--bandwidth", str(H), "--json")
+    found = json.loads(shell.run("pse-hash", "bench", POINTS, QUERIES, *options).stdout)
+
+    for size in (2000, 3000):
+        for batch in (1, 40):
+            rows = {row["method"]: row for row in found["rows"] if (row["points"], row["batch"]) == (size, batch)}
+            assert rows["torch tiled"]["mean_error"] < 1e-3
+            assert rows["sklearn ball tree"]["p90_error"] <= 0.1
+            assert rows["auto (rigorous)"]["p90_error"] <= 0.1
+            assert rows["exact"]["over_exact"] == 1
+            assert rows["exact"]["limit_share"] > 0
+    assert set(found["updates_s"]) == {"strat", "hbe"}
+    assert "KeOps: not installed" in found["skipped"]
