@@ -15,8 +15,9 @@ What = Annotated[
     typer.Option(
         "--what",
         help="plan (time, chances and balance of planners), dispatch (the table of who computes which token) or "
-        "simulate (the paper's settings, and node events a minute).",
-        callback=one_of("plan", "dispatch", "simulate"),
+        "simulate (the paper's settings, and node events a minute), recover (from a kill to the next step, beside "
+        "restarts), train (what elasticity costs without faults, and grouped experts beside a loop).",
+        callback=one_of("plan", "dispatch", "simulate", "recover", "train"),
     ),
 ]
 Eplb = Annotated[Path | None, typer.Option("--eplb", metavar="F", help="DeepSeek's eplb.py, to run beside ours.")]
@@ -38,12 +39,24 @@ def bench(
 
     Example: llmsys moe-train bench --what plan --eplb eplb.py
     """
-    from llmsys.moe_train.plan_bench import bench_dispatch, bench_plan, bench_simulate
+    from llmsys.moe_train.plan_bench import BenchFound, bench_dispatch, bench_plan, bench_simulate
+
+    def recover() -> BenchFound:
+        from llmsys.moe_train.train import bench_recover
+
+        return bench_recover(runs=runs)
+
+    def train() -> BenchFound:
+        from llmsys.moe_train.train import bench_train
+
+        return bench_train(runs=runs, seed=seed)
 
     found = {
         "plan": lambda: bench_plan(eplb=eplb, runs=runs, seed=seed),
         "dispatch": lambda: bench_dispatch(runs=runs, seed=seed),
         "simulate": lambda: bench_simulate(trace=trace, seed=seed),
+        "recover": recover,
+        "train": train,
     }[what]()
     if not json:
         table([target.row() for target in found.targets], title="targets", stderr=True)

@@ -46,3 +46,22 @@ def test_a_peer_that_is_no_file_is_unavailable():
 
     assert run.returncode == 69
     assert b"no Python file nowhere.py; give DeepSeek's eplb.py with --eplb" in run.stderr
+
+
+@pytest.mark.slow
+def test_recover_beats_stopping_and_resuming():
+    run = bench("--what", "recover", "--runs", 1, "--json")
+    found = json.loads(run.stdout)
+    rows = {row["what"]: row for row in found["rows"]}
+
+    assert rows.keys() | found["missing"].keys() == {"in process (ours)", "stop and resume", "torchrun restart"}
+    assert rows["stop and resume"]["p50_s"] > rows["in process (ours)"]["p50_s"] > 0
+
+
+@pytest.mark.slow
+def test_train_compares_groups_with_a_loop_and_steps_with_a_plain_trainers():
+    run = bench("--what", "train", "--runs", 3, "--json")
+    found = json.loads(run.stdout)
+
+    assert len(found["rows"]) + len(found["missing"]) == 4
+    assert all(row["ms"] > 0 for row in found["rows"])

@@ -14,6 +14,7 @@ from llmsys.moe_train.train.mixture import MoELayer, StepContext
 from llmsys.moe_train.train.model import MoEModel, expert_name, fresh_expert
 from llmsys.moe_train.train.nursery import Child, Nursery, serve
 from llmsys.moe_train.train.planner import Planner, Transfer, find_transfer
+from llmsys.moe_train.train.recover_bench import bench_recover
 from llmsys.moe_train.train.request import run_config
 from llmsys.moe_train.train.routing import Route, cut_route, exchange, plan_route
 from llmsys.moe_train.train.shape import PRESETS, ModelShape, read_shape
@@ -21,6 +22,7 @@ from llmsys.moe_train.train.state import Gradients, TrainingState, expert_number
 from llmsys.moe_train.train.step import Assignment, Stepper
 from llmsys.moe_train.train.supervisor import Event, Supervisor
 from llmsys.moe_train.train.timeline import run_spans
+from llmsys.moe_train.train.train_bench import bench_train
 from llmsys.moe_train.train.trainer import Trainer
 
 __all__ = [
@@ -52,6 +54,8 @@ __all__ = [
     "Trainer",
     "TrainingState",
     "Transfer",
+    "bench_recover",
+    "bench_train",
     "cut_route",
     "evaluate",
     "evaluation_text",

@@ -76,6 +76,7 @@ class Supervisor:
         self._departed: set[int] = set()
         self._answers: set[int] = set()
         self._plan: ModelPlan | None = None
+        self._restoring: tuple[str, int] | None = None
         self._change: Change | None = None
         self._join_since_s = 0.0
         self._last: StepReport | None = None
@@ -245,11 +246,12 @@ class Supervisor:
         change.interrupt_s = started - change.began_s
         staying = sorted(self._members - self._leaving) or sorted(self._members)
         decided = max(answer.decided for answer in change.stopped.values())
-        self._report_missed(decided)
+        if self._restoring is None:
+            self._report_missed(decided)
         restore = None
         try:
             plan = self._planner.plan(staying)
-            if decided < 0:
+            if decided < 0 or self._restoring is not None:
                 raise Unrecoverable(())
             holdings = {worker: answer.holdings for worker, answer in change.stopped.items()}
             transfer = find_transfer(
@@ -259,7 +261,7 @@ class Supervisor:
             self._wait_for_workers(error)
             return
         except Unrecoverable as lost:
-            restore, decided = self._fall_back(lost, decided)
+            restore, decided = self._restoring = self._fall_back(lost, decided)
             transfer = Transfer(plan, ())
         change.planned(transfer, started)
         self._plan = transfer.plan
@@ -298,6 +300,7 @@ class Supervisor:
             self._begin()
             return
         self.phase = "running"
+        self._restoring = None
         self._answers = set()
         self._joiners -= self._members
         self._saving.begin(self._epoch, tuple(sorted(self._members)))
@@ -316,6 +319,8 @@ class Supervisor:
 
     def _fall_back(self, lost: Unrecoverable, decided: int) -> tuple[str, int]:
         """The checkpoint to go back to, "" for the beginning, and its step."""
+        if self._restoring is not None:  # some may have gone back, others not: all do again
+            return self._restoring
         if decided < 0 and self._last is None:
             return self._restore, self._first
         found, faults = newest_checkpoint(Path(self.config.out)) if self.config.out else (None, [])

@@ -145,6 +145,14 @@ def test_a_lost_expert_sends_the_run_back_to_its_checkpoint_and_no_further(nurse
     assert np.abs(np.subtract(losses(events), undisturbed[0])).max() < TOLERANCE
 
 
+@pytest.mark.parametrize("faults", ["5:kill:0;5@transfer:kill:2", "1@transfer:kill:0", "1@plan:kill:3"])
+def test_a_death_while_all_go_back_sends_all_back_again(nursery, undisturbed, faults):
+    events = list(Trainer(settings(workers=4, slots=2, placement="compact", faults=faults)).run(nursery))
+
+    assert steps(events)[-STEPS:] == list(range(1, STEPS + 1))
+    assert np.abs(np.subtract(losses(events), undisturbed[0])).max() < TOLERANCE
+
+
 def test_without_a_checkpoint_the_run_goes_back_to_its_beginning(nursery, undisturbed):
     events = list(Trainer(settings(workers=4, slots=2, placement="compact", faults="3:kill:0")).run(nursery))
 
