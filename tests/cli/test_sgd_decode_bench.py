@@ -48,23 +48,32 @@ def test_routers_are_counted_beside_the_constant_guess(shell):
 def test_the_bench_of_a_script_is_in_its_own_time_and_by_category(shell):
     """The engine's bench on a backend of known speed: sgd's rate over ar's, and peers left out."""
     lines = (FIXTURES / "vicuna80.jsonl").read_text(encoding="utf-8").splitlines()
-    chosen = [lines[0], lines[1], lines[40]]
+    coding = next(line for line in lines if json.loads(line)["category"] == "coding")
+    chosen = [lines[0], lines[1], coding]
     (shell.directory / "q.jsonl").write_text("\n".join(chosen))
     plan = "\n".join(f"{number}. Part {number} | needs - | level 2" for number in range(1, 6)) + "\nend"
-    rules = [{"match": {"contains": "Write an outline"}, "text": plan}, {"tokens": 60}]
+    rules = [
+        {"match": {"contains": "Write an outline"}, "text": plan},
+        {"match": {"contains": "about part"}, "tokens": 60},
+        {"tokens": 5000},
+    ]
     (shell.directory / "s.jsonl").write_text("".join(json.dumps(rule) + "\n" for rule in rules))
-    args = ("--large", "script:s.jsonl", "--modes", "sgd", "--no-peers", "--full", "--json")
+    args = ("--large", "script:s.jsonl", "--modes", "sgd,sgd-v1", "--no-peers", "--full", "--json")
     run = shell.run("sgd-decode", "bench", "engine", "q.jsonl", *args)
+    found = json.loads(run.stdout)
+    speeds = {(row["mode"], row["category"]): row for row in found["modes"]}
 
-    assert run.returncode == 1
-    assert "the plain answer ended after 61 tokens" in run.stderr
+    assert run.returncode == 0
+    assert list(speeds) == [(mode, group) for group in ("", "generic", "coding") for mode in ("sgd", "sgd-v1")]
+    assert [row["questions"] for row in speeds.values()] == [3, 3, 2, 2, 1, 1]
+    assert speeds["sgd", ""]["speed_up"] > 2
+    assert speeds["sgd", ""]["speed_up"] > speeds["sgd-v1", ""]["speed_up"]
+    assert all(row["ar_s"] == pytest.approx(row["answer_tokens"] * 0.0215) for row in found["rows"])
+    assert "t(8) is 1.49 times t(1)" in run.stderr
 
 
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [('{"id": "a"}', 65), ("nonsense", 65), ('{"id": "a", "question": "q", "nodes": [{"id": 1}]}', 65)],
-)
-def test_plans_that_are_none_are_told_with_their_place(shell, line, code):
+@pytest.mark.parametrize("line", ['{"id": "a"}', "nonsense", '{"id": "a", "question": "q", "nodes": [{"id": 1}]}'])
+def test_plans_that_are_none_are_told_with_their_place(shell, line):
     (shell.directory / "p.jsonl").write_text(line + "\n")
     run = shell.run("sgd-decode", "bench", "plans", "p.jsonl")
 
