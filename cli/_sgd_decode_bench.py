@@ -61,7 +61,8 @@ def plans(
     note(
         f"worst {found.worst_of_optimum:.3f} of the optimum; wide plans {found.wide_speed_up:.2f} times ar; "
         f"over sgd-v1 from {found.least_over_v1:.2f} to mean {found.mean_over_v1:.2f} times on five parts and more; "
-        f"auto at least {found.least_auto:.3f} of ar; prefill overhead {found.prefill_below:.0%} below n prompts"
+        f"auto at least {found.least_auto:.3f} of ar; prefill overhead {found.prefill_below:.0%} below n prompts; "
+        f"parts that see what they need: {', '.join(f'{mode} {share:.0%}' for mode, share in found.dependence.items())}"
     )
 
 

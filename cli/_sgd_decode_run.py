@@ -109,7 +109,7 @@ def _write_answers(
     asked: "list[Question]",
     backend: "Backend",
     settings: "DecodeSettings",
-    router: "Router",
+    router: "Router | None",
     model: str,
     concurrency: int,
     events: Path | None,

@@ -3,6 +3,8 @@
 The model writes a plan: parts, what each needs, how hard it is. Any text becomes a graph (`parse_plan`); parts start
 when what they need is written, all in one batch of the engine, and read their parents' texts (`GraphWriter`). Modes to
 compare with: one piece (`ar`), Skeleton-of-Thought (`sot`), and graphs without pipelining (`sgd-v1`).
+
+What stands on the engine, `engine_backend` and `calibration`, is imported from there: it takes torch, scripts do not.
 """
 
 from llmsys.sgd_decode.answers import Answer, Forecast, Part, Question, TokenCount
@@ -10,10 +12,9 @@ from llmsys.sgd_decode.auto_writer import AutoWriter, Router
 from llmsys.sgd_decode.backends import Backend, Delta, Job
 from llmsys.sgd_decode.bench import EngineBench, bench_engine, bench_routers
 from llmsys.sgd_decode.bench_plans import PlanBench, PlanRow, bench_plans, read_plans
-from llmsys.sgd_decode.calibration import known_step_time, measure_step_time
 from llmsys.sgd_decode.confidence import ConfidenceBook
+from llmsys.sgd_decode.dependence import dependence
 from llmsys.sgd_decode.driver import Decoder, Stuck, Writer, answer_all, writer_for
-from llmsys.sgd_decode.engine_backend import EngineBackend
 from llmsys.sgd_decode.events import DecodeEvent
 from llmsys.sgd_decode.forwarding import Forwarding
 from llmsys.sgd_decode.glimpses import AsTheyCome, Glimpse, InOrder, News
@@ -62,7 +63,6 @@ __all__ = [
     "DecodeSettings",
     "Decoder",
     "Delta",
-    "EngineBackend",
     "EngineBench",
     "Forecast",
     "Forwarding",
@@ -111,9 +111,8 @@ __all__ = [
     "clean_title",
     "critical_path_tokens",
     "cross_validate",
-    "known_step_time",
+    "dependence",
     "lower_bound_s",
-    "measure_step_time",
     "open_backend",
     "open_router",
     "optimum_s",

@@ -5,11 +5,11 @@ A backend runs as many jobs at once as it has slots; `wait` blocks until somethi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from llmsys.sgd_decode.step_time import StepTime
 
-__all__ = ["Backend", "Delta", "End", "Job", "Message", "Size"]
+__all__ = ["Backend", "Delta", "End", "Job", "Message", "Scoring", "Size"]
 
 Message = Mapping[str, str]
 End = Literal["stop", "length", "cancelled", "error"]
@@ -56,6 +56,15 @@ class Delta:
     cached_tokens: int = 0
     logprob: float | None = None
     refused: bool = False
+
+
+@runtime_checkable
+class Scoring(Protocol):
+    """A backend that tells how likely its model finds a text."""
+
+    def score(self, messages: Sequence[Message], text: str) -> tuple[float, int]:
+        """Negative log-likelihood of a text as the answer to a conversation, in nats, and its tokens."""
+        ...
 
 
 class Backend(Protocol):

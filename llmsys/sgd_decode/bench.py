@@ -40,7 +40,7 @@ class EngineBench:
                 f"t(b) = {self.step_time.alpha_s * 1e3:.2f} + {self.step_time.beta_s * 1e3:.2f} b ms; "
                 f"t(8) is {wide:.2f} times t(1)"
             )
-        for speed in self.modes:
+        for speed in (speed for speed in self.modes if not speed.category):
             split = "" if speed.split_speed_up is None else f", {speed.split_speed_up:.2f} on those split"
             lines.append(f"{speed.mode}: {speed.speed_up:.2f} times a plain answer of as many tokens{split}")
         lines += [f"{peer.peer}: {peer.tok_s:.1f} tokens/s, ours is {peer.ours_ratio:.2f} times" for peer in self.peers]
@@ -74,7 +74,7 @@ def bench_engine(
 
     rows = bench_modes(open_one, questions, modes, settings, on_done=on_done)
     found = speeds(rows)
-    plain_tok_s = fmean(speed.ar_tok_s for speed in found)
+    plain_tok_s = fmean(speed.ar_tok_s for speed in found if not speed.category)
     known = load_peers(model) if peer_tokens else {}
     peers = [bench_peer(name, peer, questions[:2], peer_tokens, plain_tok_s) for name, peer in known.items()]
     return EngineBench(open_one().step_time(), tuple(found), tuple(peers), tuple(rows))

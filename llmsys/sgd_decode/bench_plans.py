@@ -12,6 +12,7 @@ import msgspec
 
 from llmsys.artifacts import read_records
 from llmsys.sgd_decode.answers import Answer, Question
+from llmsys.sgd_decode.dependence import dependence
 from llmsys.sgd_decode.driver import answer_all, writer_for
 from llmsys.sgd_decode.optimum import MOST_NODES, optimum_s
 from llmsys.sgd_decode.plan import Node, Plan, render
@@ -83,7 +84,10 @@ class PlanRow:
 
 @dataclass(frozen=True, slots=True)
 class PlanBench:
-    """All plans, and what the targets of the specification are about. Speed-ups are ratios of seconds."""
+    """All plans, and what the targets of the specification are about. Speed-ups are ratios of seconds.
+
+    dependence: share of parts with needs that see the facts they need, by mode.
+    """
 
     rows: tuple[PlanRow, ...]
     worst_of_optimum: float
@@ -93,6 +97,7 @@ class PlanBench:
     mean_over_v1: float
     least_auto: float
     prefill_below: float
+    dependence: dict[str, float]
 
 
 def read_plans(path: Path) -> list[PlanRecord]:
@@ -128,6 +133,7 @@ def bench_plans(
         mean_over_v1=_mean(over_v1),
         least_auto=min((row.ar_s / row.auto_s for row in rows), default=1.0),
         prefill_below=1 - forks / prompts if prompts else 0.0,
+        dependence=dependence([record.plan for record in records], ("sgd", "sgd-v1", "sot")),
     )
 
 

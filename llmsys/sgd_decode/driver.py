@@ -57,7 +57,7 @@ def writer_for(
     """What makes a writer of the mode that settings name; `router` decides in mode `auto`, by default the plan."""
     lengths = LengthBook(settings.node_tokens)
     confidence = ConfidenceBook(settings.routing.escalate_below)
-    decides = router or ByPlan()
+    decides = router or ByPlan(settings.step_time)
 
     def make(question: Question) -> Writer:
         if settings.mode == "ar":

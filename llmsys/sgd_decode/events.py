@@ -12,6 +12,7 @@ What = Literal[
     "plan_start",
     "plan_node",
     "plan_end",
+    "node_ready",
     "node_start",
     "node_token",
     "node_end",

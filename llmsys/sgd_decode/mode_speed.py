@@ -47,9 +47,13 @@ class EngineRow:
 
 @dataclass(frozen=True, slots=True)
 class ModeSpeed:
-    """One mode over its questions; seconds and rates are of answers, `split` of those that became several parts."""
+    """One mode over its questions, or over those of a category ("" for all); seconds and rates are of answers.
+
+    split: questions whose answers became several parts. of_bound: share of the least possible time.
+    """
 
     mode: str
+    category: str
     questions: int
     split: int
     median_s: float
@@ -118,9 +122,15 @@ def bench_peer(name: str, peer: Peer, questions: Sequence[Question], tokens: int
 
 
 def speeds(rows: Sequence[EngineRow]) -> list[ModeSpeed]:
-    """Add up the rows of each mode."""
-    modes = dict.fromkeys(row.mode for row in rows)
-    return [_speed(mode, [row for row in rows if row.mode == mode]) for mode in modes]
+    """Add up the rows of each mode, then of each of its categories where there are several."""
+    categories = list(dict.fromkeys(row.category for row in rows))
+    groups = ["", *(categories if len(categories) > 1 else [])]
+    return [
+        _speed(mode, group, chosen)
+        for group in groups
+        for mode in dict.fromkeys(row.mode for row in rows)
+        if (chosen := [row for row in rows if row.mode == mode and group in ("", row.category)])
+    ]
 
 
 def _row(mode: str, answer: Answer, ar_s: float) -> EngineRow:
@@ -140,7 +150,7 @@ def _row(mode: str, answer: Answer, ar_s: float) -> EngineRow:
     )
 
 
-def _speed(mode: str, rows: list[EngineRow]) -> ModeSpeed:
+def _speed(mode: str, category: str, rows: list[EngineRow]) -> ModeSpeed:
     total_s, written = sum(row.total_s for row in rows), sum(row.answer_tokens for row in rows)
     split = [row for row in rows if row.parts > 1]
     split_s, bounds = sum(row.total_s for row in split), [row.bound for row in rows if row.bound is not None]
@@ -148,6 +158,7 @@ def _speed(mode: str, rows: list[EngineRow]) -> ModeSpeed:
     plan_tokens = sum(row.plan_tokens for row in rows)
     return ModeSpeed(
         mode=mode,
+        category=category,
         questions=len(rows),
         split=len(split),
         median_s=median(row.total_s for row in rows),

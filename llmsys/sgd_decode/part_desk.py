@@ -55,6 +55,7 @@ class PartDesk:
         self._tight: set[int] = set()
         self._again: list[Node] = []
         self._ended: set[int] = set()
+        self._told_ready: set[int] = set()
 
     @property
     def idle(self) -> bool:
@@ -75,10 +76,12 @@ class PartDesk:
         self._beginnings[node.id] = beginning
         self._scheduler.add(node, held=held)
         self.parts[node.id] = Part(node.id, node.title, node.needs, node.level)
+        self._tell_ready()
 
     def release(self) -> None:
         """Let held parts start."""
         self._scheduler.release()
+        self._tell_ready()
 
     def jobs(self, free: int, since_s: float) -> list[Job]:
         """At most `free` parts that can start, the most important first; `since_s` of the question's time is over."""
@@ -168,6 +171,14 @@ class PartDesk:
         self._scheduler.finish(number)
         self._ended.add(number)
         self._tell("node_end", number, tokens=part.tokens, detail=part.fault)
+        self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        """Tell of every part, once, whose needs are all written."""
+        for node in self._scheduler.ready():
+            if node.id not in self._told_ready:
+                self._told_ready.add(node.id)
+                self._tell("node_ready", node.id)
 
     def _start(self, node: Node, since_s: float) -> Job:
         part = self.parts[node.id]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from llmsys.errors import Unavailable
-from llmsys.gpu import embedded_model
 from llmsys.sgd_decode.backends import Message
 
 __all__ = ["PEERS", "Peer", "load_peers"]
@@ -31,6 +30,8 @@ def load_peers(model: str) -> dict[str, Peer]:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from llmsys.gpu import embedded_model
 
     path = embedded_model() if model == "embedded" else Path(model)
     if path is None or not path.exists():

@@ -66,7 +66,9 @@ def _question(number: int, raw: bytes) -> Question:
     if request.body.messages is None:
         raise ValueError("no messages")
     messages = [said(message.role, message.text) for message in request.body.messages]
-    return Question(number, request.custom_id, messages, request.tenant_name, "", request.body.token_limit)
+    body = request.body
+    stop = (body.stop,) if isinstance(body.stop, str) else body.stop or ()
+    return Question(number, request.custom_id, messages, request.tenant_name, "", body.token_limit, stop)
 
 
 def answer_line(answer: Answer, model: str) -> BatchResult:

@@ -6,6 +6,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from llmsys.sgd_decode.answers import Question
 from llmsys.sgd_decode.auto_writer import Router, Verdict
 from llmsys.sgd_decode.backends import Job
 from llmsys.sgd_decode.prompting import Prompts
+from llmsys.sgd_decode.step_time import StepTime
 
 __all__ = ["ByLabels", "ByModel", "ByPlan", "Label", "Quality", "WordModel", "cross_validate", "open_router"]
 
@@ -27,6 +29,8 @@ WORD = re.compile(r"\w+")
 FEATURES = 1 << 11
 PENALTY = 0.05
 FOLDS = 10
+PLAN_SHARE = 0.14
+MOST_LOSS = 0.03
 
 
 class Label(msgspec.Struct, frozen=True):
@@ -37,15 +41,22 @@ class Label(msgspec.Struct, frozen=True):
 
 
 class ByPlan:
-    """Both forms are begun; the plan decides."""
+    """Both forms are begun, and the plan decides; one piece alone where step times say that this could cost too much.
+
+    While it is written, a plan in vain makes every step as long as one of two texts. It takes about PLAN_SHARE of the
+    answer's tokens, and must not take more than MOST_LOSS of its time.
+    """
+
+    def __init__(self, step_time: StepTime | None = None) -> None:
+        self._dear = step_time is not None and PLAN_SHARE * (step_time.of(2) / step_time.of(1) - 1) > MOST_LOSS
 
     def job(self, question: Question) -> Job | None:
         """None: nobody is asked."""
         return None
 
     def verdict(self, question: Question, said: str) -> Verdict:
-        """Both."""
-        return "both"
+        """Both, or one piece."""
+        return "plain" if self._dear else "both"
 
 
 class ByLabels:
@@ -108,7 +119,8 @@ class WordModel:
         return bool(_features(question) @ self._weights > 0)
 
 
-class Quality(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Quality:
     """How often a router is right: of all, of those it sends to graphs, and of those that belong there."""
 
     router: str
@@ -139,10 +151,13 @@ def cross_validate(labels: Sequence[Label], *, seed: int = 0) -> list[bool]:
     return said
 
 
-def open_router(name: str, prompts: Prompts) -> Router:
-    """`plan`, `model`, or a file of labelled questions. Raises BadInput for a file without both labels."""
+def open_router(name: str, prompts: Prompts) -> Router | None:
+    """`model`, a file of labelled questions, or `plan`: None, the plan decides.
+
+    Raises BadInput for a file without both labels.
+    """
     if name == "plan":
-        return ByPlan()
+        return None
     if name == "model":
         return ByModel(prompts)
     labels = list(read_records(Path(name), Label))

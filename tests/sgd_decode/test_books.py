@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsys.sgd_decode import ConfidenceBook, LengthBook, Node, StepTime, known_step_time
-from llmsys.sgd_decode.calibration import machine_key
+from llmsys.sgd_decode import ConfidenceBook, LengthBook, Node, StepTime
+from llmsys.sgd_decode.calibration import known_step_time, machine_key, measure_step_time
 from llmsys.sgd_decode.lengths import LIMITS
 from llmsys.sgd_decode.plan_levels import level_of
 from llmsys.sgd_decode.writing import REPEATS, WINDOW, Text, at_sentence_end
@@ -65,7 +65,6 @@ def test_models_and_thread_counts_have_keys_of_their_own(monkeypatch):
 @pytest.mark.xdist_group("smollm2")
 def test_the_engines_step_times_are_of_every_width_it_runs():
     from llmsys.engine import Engine, EngineConfig
-    from llmsys.sgd_decode import measure_step_time
 
     config = EngineConfig(device="cpu", max_sequences=2, max_batch_tokens=256, max_len=128, spare_rows=8)
     points = measure_step_time(Engine.load("smollm2", config=config), widths=(1, 2, 4), steps=2, rounds=1)

@@ -3,8 +3,9 @@
 import pytest
 
 from llmsys.engine import Engine, EngineConfig
-from llmsys.sgd_decode import DecodeSettings, EngineBackend, Prompts, Question, answer_all, writer_for
+from llmsys.sgd_decode import DecodeSettings, Prompts, Question, answer_all, writer_for
 from llmsys.sgd_decode.backends import Job
+from llmsys.sgd_decode.engine_backend import EngineBackend
 from llmsys.sgd_decode.peers import load_peers
 from llmsys.sgd_decode.plan import Node
 

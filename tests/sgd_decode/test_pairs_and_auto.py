@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmsys.errors import BadInput, UsageFault
 from llmsys.sgd_decode import (
     ByLabels,
+    ByPlan,
     DecodeSettings,
     Forwarding,
     Match,
@@ -40,8 +43,8 @@ def pair(large_rules, small_rules, *, small_step=0.5, **routing):
     events = []
     large = ScriptBackend([Rule(Match("Write an outline"), PLAN), *large_rules], step_time=StepTime(1.0, 0.0))
     small = ScriptBackend(small_rules, step_time=StepTime(small_step, 0.0))
-    settings = DecodeSettings(full_plan="never", routing=Routing(pair=True, **routing))
-    (done,) = answer_all([ASKED], PairBackend(large, small), writer_for(settings, listen=events.append))
+    chosen = DecodeSettings(full_plan="never", routing=Routing(pair=True, **routing))
+    (done,) = answer_all([ASKED], PairBackend(large, small), writer_for(chosen, listen=events.append))
     return done, large, small, events
 
 
@@ -159,9 +162,26 @@ def test_auto_is_never_under_97_percent_of_ar_on_recorded_plans_and_the_schedule
 
 def auto(rules, *, router="plan", step_time=None, question=ASKED):
     backend = ScriptBackend(rules, step_time=StepTime(1.0, 0.1))
-    settings = DecodeSettings(mode="auto", step_time=step_time or StepTime(1.0, 0.1))
-    (done,) = answer_all([question], backend, writer_for(settings, router=open_router(str(router), Prompts.load())))
+    chosen = DecodeSettings(mode="auto", step_time=step_time or StepTime(1.0, 0.1))
+    (done,) = answer_all([question], backend, writer_for(chosen, router=open_router(str(router), Prompts.load())))
     return done, backend
+
+
+@given(st.floats(0.0, 0.05), st.floats(0.0, 0.05).filter(lambda beta: beta > 1e-4))
+@settings(max_examples=25)
+def test_auto_is_never_under_97_percent_of_ar_whatever_a_wider_step_costs(alpha_s, beta_s):
+    """From a batch that is free to one that costs as much as its parts: a chain in vain, and a plan worth it."""
+    records = [record for record in read_plans(FIXTURES / "plans.jsonl") if record.id.startswith("synthetic")]
+    found = bench_plans(records, StepTime(alpha_s, beta_s), prefill_s=0.0)
+
+    assert found.least_auto >= 0.97
+
+
+def test_no_plan_is_begun_where_a_second_text_makes_steps_much_longer():
+    dear, cheap = ByPlan(StepTime(0.0, 0.01)), ByPlan(StepTime(0.0262, 0.0031))
+
+    assert dear.verdict(ASKED, "") == "plain"
+    assert cheap.verdict(ASKED, "") == ByPlan().verdict(ASKED, "") == "both"
 
 
 def recorded(name):

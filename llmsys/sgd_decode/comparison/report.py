@@ -12,13 +12,12 @@ import msgspec
 from llmsys.artifacts import read_records, replace_file
 from llmsys.errors import BadInput, UsageFault
 from llmsys.sgd_decode.answers import Question
-from llmsys.sgd_decode.backends import Backend
+from llmsys.sgd_decode.backends import Backend, Scoring
 from llmsys.sgd_decode.comparison.fit import Fit, Scorer, conditional_fit, whole_fit
 from llmsys.sgd_decode.comparison.judging import Verdict, Wins, judge, tally
 from llmsys.sgd_decode.comparison.speed import ModeReport, mode_reports
 from llmsys.sgd_decode.comparison.structure import StructureReport, structure_reports
 from llmsys.sgd_decode.comparison.trials import Trial, run_trials
-from llmsys.sgd_decode.engine_backend import EngineBackend
 from llmsys.sgd_decode.opening import EMBEDDED
 from llmsys.sgd_decode.prompting import Prompts
 from llmsys.sgd_decode.settings import DecodeSettings
@@ -53,12 +52,16 @@ def measures_of(
     """
     if how == "none":
         return Measures(structure=False)
-    score = backend.score if isinstance(backend, EngineBackend) else None
+    score = _scorer(backend)
     if how == "metrics":
         return Measures(score=score)
     if how == EMBEDDED:
         raise UsageFault("--judge embedded: a model of 135M parameters judges nothing; expected URL#model or DIR")
     return Measures(score=score, judge=open_one(how), both_orders=both_orders)
+
+
+def _scorer(backend: object) -> Scorer | None:
+    return backend.score if isinstance(backend, Scoring) else None
 
 
 @dataclass(frozen=True, slots=True)

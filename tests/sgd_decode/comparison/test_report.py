@@ -146,8 +146,8 @@ def test_what_is_measured_is_what_was_asked_for():
 def test_the_real_engine_scores_texts_as_its_own_probabilities_say():
     """The likelihood of a greedy answer is the sum of what the engine said of each token when it wrote them."""
     from llmsys.engine import Engine, EngineConfig
-    from llmsys.sgd_decode import EngineBackend
     from llmsys.sgd_decode.backends import Job
+    from llmsys.sgd_decode.engine_backend import EngineBackend
 
     config = EngineConfig(device="cpu", dtype="float32", quant="none", max_sequences=2, max_len=512)
     backend = EngineBackend(Engine.load("smollm2", config=config), slots=2, grammar=False)

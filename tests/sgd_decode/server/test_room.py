@@ -7,7 +7,8 @@ import pytest
 
 from llmsys.engine import Engine, EngineConfig
 from llmsys.errors import LlmsysError
-from llmsys.sgd_decode import Answer, DecodeSettings, EngineBackend, Match, Rule, ScriptBackend, Stuck, writer_for
+from llmsys.sgd_decode import Answer, DecodeSettings, Match, Rule, ScriptBackend, Stuck, writer_for
+from llmsys.sgd_decode.engine_backend import EngineBackend
 from llmsys.sgd_decode.glimpses import InOrder, News
 from llmsys.sgd_decode.server import Room
 from llmsys.sgd_decode.server.room import RoomClosed
