@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llmsys.engine.errors import AdapterError
-from llmsys.engine.lora import GROUPS, Factor, group_widths
+from llmsys.engine.lora import GROUPS, AdapterWeights, Factor, group_widths
 from llmsys.engine.model import ModelConfig
 
 __all__ = ["AdapterFile", "read_adapter"]
@@ -29,7 +29,10 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
-    """An adapter that fits its base model. `digest` identifies its contents; `rank` is its largest."""
+    """An adapter that fits its base model. `digest` identifies its contents; `rank` is its largest.
+
+    weights: the factors as a CPU's slot holds them, where they have been laid out already; then `factors` is empty.
+    """
 
     path: Path
     rank: int
@@ -37,6 +40,7 @@ class AdapterFile:
     parameters: int
     digest: bytes
     factors: tuple[Factor, ...]
+    weights: AdapterWeights | None = None
 
 
 def read_adapter(path: Path, config: ModelConfig, *, rank_max: int) -> AdapterFile:
