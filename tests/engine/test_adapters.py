@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from llmsys.engine.adapter_files import read_adapter
 from llmsys.engine.adapter_pool import AdapterPool
 from llmsys.engine.errors import AdapterBusy, AdapterError
-from llmsys.engine.lora import AdapterWeights
+from llmsys.engine.lora import AdapterWeights, HostAdapters
 from llmsys.engine.model import ModelConfig
 
 CONFIG = ModelConfig("llama", 16, 2, 2, 1, 8, 24, 64, 1e-5, 1e4, 128)
@@ -318,7 +318,7 @@ def files(tmp_path_factory):
 
 
 def test_a_prepared_adapter_is_what_a_slot_holds_and_is_not_copied_again(tmp_path):
-    write(tmp_path / "a", rank=3)
+    write_adapter(tmp_path / "a", rank=3)
     pool = AdapterPool(CONFIG, slots=2, rank_max=64, dtype=torch.float32)
     read = read_adapter(tmp_path / "a", CONFIG, rank_max=64)
     placed = HostAdapters(CONFIG, dtype=torch.float32).place(read.rank, read.factors)
