@@ -30,7 +30,7 @@ def gateway(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure CPU time per request and per streamed chunk of the gateway and of other proxies on PATH.
+    """Measure the gateway beside other proxies on PATH: CPU time per request and per chunk, time to the first byte.
 
     All stand in front of one backend and take turns. Example: llmsys fair-queue bench gateway --peer nginx --rounds 3
     """
@@ -56,6 +56,7 @@ def _row(cost: dict[str, Any]) -> dict[str, Any]:
         "us/chunk": _rounded(cost["us_chunk"]),
         "ours/its chunk": _rounded(cost["chunk_ratio"], 2),
         "first byte p50/p99 ms": _pair(cost["first_byte_p50_ms"], cost["first_byte_p99_ms"]),
+        "ours adds ms": _pair(cost["added_p50_ms"], cost["added_p99_ms"]),
         "failed": cost["failed"],
         "absent": cost["absent"] or "-",
     }
@@ -66,4 +67,4 @@ def _rounded(value: float | None, places: int = 1) -> float | None:
 
 
 def _pair(low: float | None, high: float | None) -> str:
-    return "-" if low is None or high is None else f"{low:.1f}/{high:.1f}"
+    return "-" if low is None or high is None else f"{low:.2f}/{high:.2f}"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnswerTokens",
+    "Clock",
     "Deterministic",
     "Escalate",
     "EscalateBelow",
@@ -115,6 +116,12 @@ RouterName = Annotated[
 Deterministic = Annotated[
     bool,
     typer.Option("--deterministic", help="On the engine, the same tokens for every --max-batch; slower."),
+]
+Clock = Annotated[
+    str,
+    typer.Option(
+        "--clock", help="Time of a script: virtual, or real to wait for it.", callback=one_of("virtual", "real")
+    ),
 ]
 Headings = Annotated[bool, typer.Option("--headings/--no-headings", help="Put each part's title above it.")]
 PromptsFile = Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="Wordings in TOML.")]

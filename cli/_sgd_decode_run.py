@@ -9,6 +9,7 @@ from llmsys.cli._options import ChromeTrace, Device, DType, OnError, Plot, Quiet
 from llmsys.cli._render import note, progress, table
 from llmsys.cli._sgd_decode_options import (
     AnswerTokens,
+    Clock,
     Deterministic,
     Escalate,
     EscalateBelow,
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+Concurrency = Annotated[int, typer.Option("--concurrency", min=1, help="Questions answered at once.")]
+EventsFile = Annotated[Path | None, typer.Option("--events", metavar="FILE", help="Write what happened, as it was.")]
+
 
 def run(
     questions: Questions = "-",
@@ -64,13 +68,12 @@ def run(
     grammar: Grammar = True,
     headings: Headings = False,
     prompts: PromptsFile = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Questions answered at once.")] = 4,
+    concurrency: Concurrency = 4,
     temperature: Temperature = 0.0,
-    events: Annotated[
-        Path | None, typer.Option("--events", metavar="FILE", help="Write what happened, as it was.")
-    ] = None,
+    events: EventsFile = None,
     chrome_trace: ChromeTrace = None,
     plot: Plot = None,
+    clock: Clock = "virtual",
     deterministic: Deterministic = False,
     device: Device = "auto",
     dtype: DType = "auto",
@@ -96,12 +99,10 @@ def run(
     asked = list(read_questions(questions, on_error=on_error, on_skip=lambda fault: note(f"skipped {fault}")))
     backend = open_backend(
         large, small=small, slots=max_batch, grammar=grammar, device=device, dtype=dtype, seed=seed,
-        deterministic=deterministic,
+        deterministic=deterministic, clock=clock,
     )  # fmt: skip
     done = _write_answers(asked, backend, with_step_time(settings, backend), deciding, large, concurrency, events)
-    _draw(done, chrome_trace, plot)
-    if any(answer.failed for answer in done):
-        raise typer.Exit(1)
+    _conclude(done, chrome_trace, plot)
 
 
 def _write_answers(
@@ -126,7 +127,8 @@ def _write_answers(
     return done
 
 
-def _draw(done: "list[Answer]", chrome_trace: Path | None, plot: Path | None) -> None:
+def _conclude(done: "list[Answer]", chrome_trace: Path | None, plot: Path | None) -> None:
+    """Write what is drawn of all answers; exit with 1 where a part of one is missing."""
     from llmsys.cli._sgd_decode_gantt import draw_gantt
     from llmsys.sgd_decode import write_timeline
 
@@ -134,3 +136,5 @@ def _draw(done: "list[Answer]", chrome_trace: Path | None, plot: Path | None) ->
         write_timeline(chrome_trace, done)
     if plot is not None:
         draw_gantt(done, plot)
+    if any(answer.failed for answer in done):
+        raise typer.Exit(1)

@@ -54,6 +54,9 @@ def bench(
     peer: Annotated[
         list[str] | None, typer.Option("--peer", metavar="NAME", help="A system to compare; may repeat; default all.")
     ] = None,
+    pg: Annotated[
+        str | None, typer.Option("--pg", metavar="DSN", help="PostgreSQL with pgvector, in which a table is made.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", "--top-k", min=1, help="Neighbours per query.")] = 10,
     plot: Plot = None,
     seed: Seed = 0,
@@ -72,7 +75,7 @@ def bench(
     from llmsys.vindex.workload import chosen_workload
 
     work = chosen_workload(workload, vectors, access, held_out=held_out)
-    found = compare(work, k=k, seed=seed, peers=peer or PEER_NAMES, on_row=lambda row: note(row.line))
+    found = compare(work, k=k, seed=seed, peers=peer or PEER_NAMES, pg=pg, on_row=lambda row: note(row.line))
     if plot is not None:
         lines = [Line(*points) for points in pareto(found.rows)]
         draw(Figure("vindex and its peers", "recall", "microseconds per query", lines), plot)

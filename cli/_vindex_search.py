@@ -11,7 +11,7 @@ from llmsys.cli._streams import records_out
 
 __all__ = ["VERBS"]
 
-FOREIGN = ("parquet", "qdrant", "milvus", "pgvector", "faiss")
+FOREIGN = ("parquet", "lancedb", "qdrant", "milvus", "pgvector", "faiss")
 METRICS = ("l2", "ip", "cosine")
 
 Readable = Annotated[Path, typer.Argument(metavar="IDX", help="Directory that `vindex build` wrote.")]
@@ -83,7 +83,7 @@ def export(
         str,
         typer.Option(
             "--to",
-            help="jsonl; npy, fvecs: vectors with ids; parquet, qdrant, milvus, pgvector, faiss.",
+            help="jsonl; npy, fvecs: vectors with ids; parquet, lancedb, qdrant, milvus, pgvector, faiss.",
             callback=one_of("jsonl", "npy", "fvecs", *FOREIGN),
         ),
     ] = "jsonl",
@@ -127,7 +127,8 @@ def import_(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Directory that `vindex export` wrote, or its file.")],
     *,
     from_: Annotated[
-        str, typer.Option("--from", help="parquet, qdrant, milvus, pgvector or faiss.", callback=one_of(*FOREIGN))
+        str,
+        typer.Option("--from", help="parquet, lancedb, qdrant, milvus, pgvector or faiss.", callback=one_of(*FOREIGN)),
     ],
     metric: Annotated[
         str | None,

@@ -8,6 +8,7 @@ import typer
 from llmsys.cli._options import Json, Quiet, Seed, Tenant
 from llmsys.cli._render import note, report
 from llmsys.cli._streams import records_out
+from llmsys.cli._vindex_changes import Wait
 
 __all__ = ["VERBS"]
 
@@ -46,18 +47,29 @@ def check(
     index: Place,
     *,
     deep: Annotated[bool, typer.Option("--deep", help="Compute every vector's leaf and code again.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First make anew what can be; the old files stay in IDX.damaged.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Check every checksum and invariant; exit 0, or 65 with the first ten faults.
 
+    Repair never guesses who may see what: where that is damaged it changes nothing and exits with 65.
     Example: llmsys vindex check idx --deep
     """
-    from llmsys.vindex.check import check_index, refuse_faults
+    from msgspec import to_builtins
 
+    from llmsys.vindex.check import check_index, refuse_faults
+    from llmsys.vindex.repair import repair_index
+
+    done = to_builtins(repair_index(index)) if repair else {}
     state, faults = check_index(index, deep=deep)
-    counts = {"vectors": state.store.live, "grants": state.grants(), "seq": state.seq}
-    report(counts | {"faults": faults}, [counts | {"faults": len(faults)}], json=json)
+    found = {"vectors": state.store.live, "grants": state.grants(), "seq": state.seq, "faults": faults} | done
+    rows = {name: len(value) if isinstance(value, list) else value for name, value in found.items()}
+    for action in done.get("actions", ()):
+        note(action)
+    report(found, [rows], json=json)
     refuse_faults(index, faults)
 
 
@@ -67,6 +79,7 @@ def tune(
     recall: Annotated[float, typer.Option("--recall", help="Recall that searches shall reach.")] = 0.95,
     k: Annotated[int, typer.Option("-k", "--top-k", min=1, help="Neighbours per query.")] = 10,
     sample: Annotated[int, typer.Option("--sample", min=1, help="Queries per class of tenant sizes.")] = 1000,
+    wait: Wait = 0,
     seed: Seed = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -81,7 +94,7 @@ def tune(
     from llmsys.vindex import Index
     from llmsys.vindex.tuning import tune as measure
 
-    with Index.open(index, "w") as opened:
+    with Index.open(index, "w", wait_s=wait) as opened:
         plans = measure(opened.state, recall=recall, k=k, sample=sample, seed=seed)
         opened.keep_plans(plans)
     report(plans, [to_builtins(plan) for plan in plans], json=json)
@@ -94,6 +107,7 @@ def compact(
     shred: Annotated[
         bool, typer.Option("--shred", help="Overwrite deleted vectors and the log in the old files.")
     ] = False,
+    wait: Wait = 0,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -103,7 +117,7 @@ def compact(
     """
     from llmsys.vindex import Index
 
-    with Index.open(index, "w") as opened:
+    with Index.open(index, "w", wait_s=wait) as opened:
         before = opened.log_bytes
         opened.compact(retrain=retrain, seed=seed, shred=shred)
         note(f"{len(opened)} vectors; {before} bytes of log are part of the snapshot now")

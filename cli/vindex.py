@@ -19,17 +19,26 @@ def build(
     index: Annotated[Path, typer.Argument(metavar="IDX", help="Directory to make.")],
     *,
     vectors: Annotated[
-        str, typer.Option("--vectors", metavar="F", help="Vectors: .npy, .fvecs, .bvecs, .safetensors or JSON Lines.")
+        str,
+        typer.Option(
+            "--vectors",
+            metavar="F",
+            help="Vectors: .npy, .fvecs, .bvecs, .safetensors, .parquet, .arrow or JSON Lines.",
+        ),
     ],
     ids: Annotated[
         Path | None, typer.Option("--ids", metavar="F", help="Ids: .npy or one per line; default: row numbers.")
     ] = None,
     access: Annotated[
-        Path | None, typer.Option("--access", metavar="F", help='Who sees what: lines {"id","tenants"}.')
+        Path | None, typer.Option("--access", metavar="F", help='Who sees what: lines {"id","tenants"}, or CSR .npz.')
     ] = None,
     metric: Annotated[
         str, typer.Option("--metric", help="l2, ip or cosine.", callback=one_of("l2", "ip", "cosine"))
     ] = "cosine",
+    dtype: Annotated[
+        str,
+        typer.Option("--dtype", help="Numbers kept: f32, or f16 in half the memory.", callback=one_of("f32", "f16")),
+    ] = "f32",
     branching: Annotated[int, typer.Option("--branching", min=2, help="Children of a node of the tree.")] = 16,
     max_leaf: Annotated[int, typer.Option("--max-leaf", min=1, help="Vectors that need no further split.")] = 128,
     max_shortlist: Annotated[
@@ -51,7 +60,12 @@ def build(
     read = read_collection(vectors, ids, access)
     shape = TreeShape(branching, max_leaf, max_shortlist)
     made = Index.build(
-        index, read.vectors, read.ids, read.access, metric=metric, shape=shape, seed=seed, overwrite=overwrite
+        *(index, read.vectors, read.ids, read.access),
+        metric=metric,
+        dtype=dtype,
+        shape=shape,
+        seed=seed,
+        overwrite=overwrite,
     )
     with made:
         summary = made.summary()

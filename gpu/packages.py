@@ -66,6 +66,8 @@ OPTIONAL = (
     ),
     OptionalPackage("pynvml", ("nvidia-ml-py",), "'llmsys[gpu]'", "facts about NVIDIA GPUs"),
     OptionalPackage("peft", ("peft",), "'llmsys[train]'", "LoRA fine-tuning, and its oracle in tests"),
+    OptionalPackage("jsonschema", ("jsonschema",), "'llmsys[tools]'", "arguments of tools held to their schemas"),
+    OptionalPackage("llguidance", ("llguidance",), "'llmsys[tools]'", "decoding that is held to a grammar"),
     OptionalPackage("matplotlib", ("matplotlib",), "'llmsys[plot]'", "--plot to .png and .svg"),
     OptionalPackage("plotly", ("plotly",), "'llmsys[plot]'", "--plot to .html"),
     OptionalPackage("ray", ("ray",), "'llmsys[cluster]'", "replicas of `serve-lora serve` as actors"),

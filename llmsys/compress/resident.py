@@ -30,13 +30,13 @@ class CodedLinear:
     """y = x Wᵀ + b for W [out, in] that is decoded from its blobs at every call."""
 
     def __init__(self, blobs: list[Blob], bias: Tensor | None, dtype: torch.dtype) -> None:
-        self._blobs, self._bias, self.dtype = blobs, bias, dtype
+        self._blobs, self.bias, self.dtype = blobs, bias, dtype
         self.out_features = sum(blob.shape[0] for blob in blobs)
         self.in_features = blobs[0].shape[1]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply rows: x [n, in] to [n, out], as `engine.linear.Linear` does with the decoded matrix."""
-        return Linear(self.dense(), self._bias, pack=False)(x)
+        return Linear(self.dense(), self.bias, pack=False)(x)
 
     def dense(self) -> Tensor:
         """The matrix, [out, in]."""
@@ -61,5 +61,5 @@ def _coded(layer: Layer, prefix: str, tensors: "CompressedTensors") -> Layer:
     for name, parts in FUSED.items():
         plain: Linear = getattr(layer, name)
         blobs = [tensors.blob(f"{prefix}{part}.weight") for part in parts]
-        fields[name] = cast("Linear", CodedLinear(blobs, plain._bias, plain.dtype))
+        fields[name] = cast("Linear", CodedLinear(blobs, plain.bias, plain.dtype))
     return replace(layer, **fields)

@@ -16,15 +16,17 @@ import torch
 from torch import Tensor
 
 from llmsys.engine.errors import AdapterError
-from llmsys.engine.lora import GROUPS, AdapterWeights, Factor, group_widths
+from llmsys.engine.factors import GROUPS, Factor, group_widths
+from llmsys.engine.lora import AdapterWeights
 from llmsys.engine.model import ModelConfig
 
 __all__ = ["AdapterFile", "read_adapter"]
 
 TARGETS = tuple(target for targets in GROUPS.values() for target in targets)
 _NAME = re.compile(
-    r"^base_model\.model\.model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+_proj)\.lora_(A|B)(?:\.default)?\.weight$"
+    r"^base_model\.model\.model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+_proj)\.lora_(A|B|magnitude_vector)(?:\.default)?(?:\.weight)?$"
 )
+_MAGNITUDE = "magnitude_vector"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,9 @@ def _settings(path: Path) -> dict[str, Any]:
         raise AdapterError(f"{file}: {error}; expected the adapter_config.json that PEFT writes") from error
     if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
         raise AdapterError(f"{file}: not a LoRA configuration; expected peft_type LORA")
-    for feature in ("modules_to_save", "use_dora", "lora_bias"):
+    for feature in ("modules_to_save", "lora_bias"):
         if settings.get(feature):
-            raise AdapterError(f"{file}: {feature} is set; expected a plain LoRA without it")
+            raise AdapterError(f"{file}: {feature} is set; expected a LoRA or DoRA without it")
     rank = settings.get("r")
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise AdapterError(f"{file}: rank r is {rank!r}; expected a whole number of at least 1")
@@ -114,9 +116,11 @@ def _factors(
         for index, target in enumerate(GROUPS[group])
     }
     factors = []
-    for (layer, target), pair in sorted(halves.items()):
-        a, b = _checked(file, pair, shape=shapes[target], rank_max=rank_max)
-        factors.append(Factor(layer, target, a, b * _scale(settings, layer, target, a.shape[0])))
+    for (layer, target), parts in sorted(halves.items()):
+        magnitude = parts.pop(_MAGNITUDE, None)
+        a, b = _checked(file, parts, shape=shapes[target], rank_max=rank_max)
+        own = _magnitude(file, magnitude, f"{target} of layer {layer}", settings, out=shapes[target][1])
+        factors.append(Factor(layer, target, a, b * _scale(settings, layer, target, a.shape[0]), own))
     return factors
 
 
@@ -138,6 +142,24 @@ def _checked(
     if not 1 <= rank <= rank_max:
         raise AdapterError(f"{file}: tensor {a_name!r} has rank {rank}; expected 1 to {rank_max}")
     return a.float(), b.float()
+
+
+def _magnitude(
+    file: Path, found: tuple[str, Tensor] | None, place: str, settings: dict[str, Any], *, out: int
+) -> Tensor | None:
+    """The magnitudes [out] of one projection, float32, which DoRA has everywhere and LoRA nowhere."""
+    if (found is not None) != bool(settings.get("use_dora")):
+        raise AdapterError(
+            f"{file}: {place} has {'a' if found else 'no'} magnitude; expected one where use_dora is set"
+        )
+    if found is None:
+        return None
+    name, tensor = found
+    if tensor.numel() != out:  # PEFT has written [out], and [1, out] in some versions
+        raise AdapterError(f"{file}: tensor {name!r} is {list(tensor.shape)}; expected {[out]}")
+    if not bool(torch.isfinite(tensor).all()):
+        raise AdapterError(f"{file}: tensor {name!r} holds NaN or infinity; expected finite numbers")
+    return tensor.float().flatten()
 
 
 def _scale(settings: dict[str, Any], layer: int, target: str, rank: int) -> float:

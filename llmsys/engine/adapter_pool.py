@@ -15,7 +15,8 @@ import torch
 
 from llmsys.engine.adapter_files import AdapterFile, read_adapter
 from llmsys.engine.errors import AdapterBusy, AdapterError
-from llmsys.engine.lora import AdapterWeights, Factor, HostAdapters, Segment, segments_of
+from llmsys.engine.factors import Factor
+from llmsys.engine.lora import AdapterWeights, HostAdapters, Segment, segments_of
 from llmsys.engine.model import LowRank, ModelConfig
 
 __all__ = ["AdapterMemory", "AdapterPool"]

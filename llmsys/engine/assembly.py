@@ -81,10 +81,11 @@ def _adapter_memory(decoder: "Decoder", fixed: bool) -> "AdapterMemory[Any]":
     from llmsys.engine.lora import LONG_ROWS, HostAdapters
 
     if decoder.device.type == "cpu":
-        return HostAdapters(decoder.config, dtype=decoder.dtype, long_rows=1 << 62 if fixed else LONG_ROWS)
+        long_rows = 1 << 62 if fixed else LONG_ROWS
+        return HostAdapters(decoder.config, dtype=decoder.dtype, long_rows=long_rows, decoder=decoder)
     from llmsys.engine.device_lora import DeviceAdapters
 
-    return DeviceAdapters(decoder.config, dtype=decoder.dtype, device=decoder.device)
+    return DeviceAdapters(decoder.config, dtype=decoder.dtype, device=decoder.device, decoder=decoder)
 
 
 def _runner(decoder: "Decoder", adapters: "AdapterPool", config: EngineConfig, blocks: int) -> "Runner":

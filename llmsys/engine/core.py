@@ -261,6 +261,11 @@ class Engine:
         return events
 
     @property
+    def vocab_size(self) -> int:
+        """Scores in a row of logits."""
+        return self._runner.vocab_size
+
+    @property
     def busy(self) -> bool:
         """Whether any request is not finished, parked ones included."""
         return len(self._records) > len(self._finished)

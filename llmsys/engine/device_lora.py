@@ -13,8 +13,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from llmsys.engine.lora import GROUPS, Factor, Segment, group_widths
-from llmsys.engine.model import ModelConfig
+from llmsys.engine.dora import Gains, fold_magnitudes
+from llmsys.engine.factors import GROUPS, Factor, group_widths
+from llmsys.engine.lora import Segment
+from llmsys.engine.model import Decoder, ModelConfig
 from llmsys.gpu.kernels.segmented_lora import expand, shrink
 from llmsys.gpu.triton_mode import next_power_of_2
 
@@ -30,15 +32,19 @@ class BankPlace:
     rank: int
     number: int
     bytes: int
+    gains: Gains | None = None
 
 
 class DeviceAdapters:
-    """The adapters' memory on one device: the `AdapterMemory` of a GPU."""
+    """The adapters' memory on one device: the `AdapterMemory` of a GPU. decoder: as `HostAdapters` says."""
 
-    def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device, decoder: Decoder | None = None
+    ) -> None:
         self._config = config
         self._dtype = dtype
         self._device = device
+        self._decoder = decoder
         self._banks: dict[int, _Bank] = {}
 
     def bytes_of(self, rank: int) -> int:
@@ -55,7 +61,9 @@ class DeviceAdapters:
         padded = _bank_rank(rank)
         if padded not in self._banks:
             self._banks[padded] = _Bank(self._config, rank=padded, dtype=self._dtype, device=self._device)
-        return BankPlace(padded, self._banks[padded].put(factors), self.bytes_of(rank))
+        plain, gains = fold_magnitudes(factors, self._decoder)
+        held_bytes = self.bytes_of(rank) + (gains.bytes if gains else 0)
+        return BankPlace(padded, self._banks[padded].put(plain), held_bytes, gains)
 
     def drop(self, held: BankPlace) -> None:
         """As the protocol says."""
@@ -64,17 +72,21 @@ class DeviceAdapters:
     def step(self, parts: Sequence[tuple[Segment, BankPlace]]) -> "DeviceStep":
         """As the protocol says."""
         ranks = sorted({place.rank for _, place in parts})
-        return DeviceStep([_BankPart.of(self._banks[rank], rank, parts, self._device) for rank in ranks])
+        gains = [(slice(part.start, part.end), place.gains) for part, place in parts if place.gains is not None]
+        return DeviceStep([_BankPart.of(self._banks[rank], rank, parts, self._device) for rank in ranks], gains)
 
 
 class DeviceStep:
     """One step's segments: what the decoder adds to each projection."""
 
-    def __init__(self, banks: "Sequence[_BankPart]") -> None:
+    def __init__(self, banks: "Sequence[_BankPart]", gains: Sequence[tuple[slice, Gains]]) -> None:
         self._banks = banks
+        self._gains = gains
 
     def add(self, y: Tensor, x: Tensor, layer: int, group: str) -> Tensor:
         """Add the adapters' part of projection `group` to y [T, out] in place, from x [T, in]; summed in float32."""
+        for rows, gains in self._gains:
+            gains.apply(y[rows], layer, group)
         for part in self._banks:
             part.add(y, x, layer, group)
         return y

@@ -38,7 +38,7 @@ class Linear:
     ) -> None:
         self.out_features, self.in_features = weight.shape
         self.dtype = weight.dtype
-        self._bias = bias
+        self.bias = bias
         self.packed = pack and _packs(weight)
         self._weight = (
             torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), TYPICAL_ROWS)
@@ -53,7 +53,7 @@ class Linear:
         """Multiply rows: x [n, in] to [n, out], in the weight's dtype."""
         if self._few is not None and x.shape[0] <= FEW_ROWS:
             few = self._few(x)
-            return few if self._bias is None else few.add_(self._bias)
+            return few if self.bias is None else few.add_(self.bias)
         return self._by_tiles(x) if self._tiled else self._multiply(x)
 
     def dense(self) -> Tensor:
@@ -67,9 +67,9 @@ class Linear:
 
     def _multiply(self, x: Tensor) -> Tensor:
         if self.packed:
-            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self.bias, "none", [], "")
             return y
-        return F.linear(x, self._weight, self._bias)
+        return F.linear(x, self._weight, self.bias)
 
 
 def _packs(weight: Tensor) -> bool:

@@ -18,52 +18,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmsys.engine.model import ModelConfig
+from llmsys.engine.dora import Gains, fold_magnitudes
+from llmsys.engine.factors import GROUPS, Factor, group_widths
+from llmsys.engine.model import Decoder, ModelConfig
 
 if TYPE_CHECKING:
     from llmsys.engine.team import TeamLoop
 
-__all__ = [
-    "GROUPS",
-    "LONG_ROWS",
-    "AdapterWeights",
-    "Factor",
-    "HostAdapters",
-    "LoraStep",
-    "Segment",
-    "group_widths",
-    "segments_of",
-]
+__all__ = ["LONG_ROWS", "AdapterWeights", "HostAdapters", "LoraStep", "Segment", "segments_of"]
 
-GROUPS = {
-    "qkv": ("q_proj", "k_proj", "v_proj"),
-    "o": ("o_proj",),
-    "gate_up": ("gate_proj", "up_proj"),
-    "down": ("down_proj",),
-}
 LONG_ROWS = 64
 """Rows of one adapter from which matmuls cost less than the loop over its rows, at ranks of 32 and more."""
 _ELEMENTS = {torch.float32: np.float32, torch.bfloat16: np.uint16}
-
-
-def group_widths(config: ModelConfig) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Input width and the output widths of each target, by fused group."""
-    return {
-        "qkv": (config.hidden, (config.q_width, config.kv_width, config.kv_width)),
-        "o": (config.q_width, (config.hidden,)),
-        "gate_up": (config.hidden, (config.mlp, config.mlp)),
-        "down": (config.mlp, (config.hidden,)),
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class Factor:
-    """One adapted projection: a [r, in] and b [out, r], the scale folded into b."""
-
-    layer: int
-    target: str
-    a: Tensor
-    b: Tensor
 
 
 class AdapterWeights:
@@ -76,6 +42,7 @@ class AdapterWeights:
     def __init__(self, config: ModelConfig, *, rank: int, dtype: torch.dtype) -> None:
         self.rank = rank
         self.dtype = dtype
+        self.gains: Gains | None = None
         self._widths = group_widths(config)
         self._memory: dict[str, Tensor] = {}
         self.present: dict[str, NDArray[np.int64]] = {}
@@ -85,8 +52,8 @@ class AdapterWeights:
 
     @property
     def bytes(self) -> int:
-        """Memory that the factors take."""
-        return sum(tensor.nbytes for tensor in self._memory.values())
+        """Memory that the factors, and the gains if there are any, take."""
+        return sum(tensor.nbytes for tensor in self._memory.values()) + (self.gains.bytes if self.gains else 0)
 
     def put(self, layer: int, target: str, a: Tensor, b: Tensor) -> None:
         """Place one target's factors: a [r, in] and b [out, r] with the scale folded in."""
@@ -114,12 +81,23 @@ class AdapterWeights:
 
 
 class HostAdapters:
-    """Each adapter in memory of its own: the `AdapterMemory` of a CPU. long_rows: as `LoraStep` says."""
+    """Each adapter in memory of its own: the `AdapterMemory` of a CPU.
 
-    def __init__(self, config: ModelConfig, *, dtype: torch.dtype, long_rows: int = LONG_ROWS) -> None:
+    long_rows: as `LoraStep` says; decoder: the base model, which adapters with magnitudes need.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dtype: torch.dtype,
+        long_rows: int = LONG_ROWS,
+        decoder: Decoder | None = None,
+    ) -> None:
         self._config = config
         self._dtype = dtype
         self._long_rows = long_rows
+        self._decoder = decoder
 
     def bytes_of(self, rank: int) -> int:
         """As the protocol says."""
@@ -133,7 +111,8 @@ class HostAdapters:
     def place(self, rank: int, factors: Iterable[Factor]) -> AdapterWeights:
         """As the protocol says."""
         weights = AdapterWeights(self._config, rank=rank, dtype=self._dtype)
-        for factor in factors:
+        plain, weights.gains = fold_magnitudes(factors, self._decoder)
+        for factor in plain:
             weights.put(factor.layer, factor.target, factor.a, factor.b)
         return weights
 
@@ -180,6 +159,7 @@ class LoraStep:
     ) -> None:
         parts = list(parts)
         self._widths = group_widths(config)
+        self._gains = [(slice(part.start, part.end), w.gains) for part, w in parts if w.gains is not None]
         self._long = [part for part in parts if _rows(part[0]) >= long_rows or not _has_loop(part[1].dtype)]
         self._short = [part for part in parts if part not in self._long]
         self._calls = {group: _Call.of(self._short, group, self._widths[group][1], config.layers) for group in GROUPS}
@@ -189,6 +169,8 @@ class LoraStep:
 
         Summed in float32 and rounded once, when it is added.
         """
+        for rows, gains in self._gains:
+            gains.apply(y[rows], layer, group)
         call = self._calls[group]
         if call.used[layer]:
             sizes = (x.shape[0], x.shape[1], y.shape[1], len(call.bounds) - 1, call.whose.shape[1])

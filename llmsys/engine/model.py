@@ -104,6 +104,11 @@ class Decoder:
         """Where the weights are."""
         return self.embedding.device
 
+    def projection(self, layer: int, group: str) -> Linear:
+        """The fused projection `group` (qkv, o, gate_up, down) of a layer."""
+        found: Linear = getattr(self.layers[layer], group)
+        return found
+
     def hidden_states(self, ids: Tensor, attend: Attend, lora: LowRank | None) -> Tensor:
         """Run every block over the flat tokens: ids [T] int64 to [T, hidden], not yet normalised."""
         config, ops = self.config, self.ops

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llmsys.engine.adapter_files import AdapterFile, read_adapter
 from llmsys.engine.errors import AdapterError
-from llmsys.engine.lora import group_widths
+from llmsys.engine.factors import group_widths
 from llmsys.engine.model import ModelConfig
 from llmsys.serve_lora.adapter_files import (
     CONFIG_FILE,

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from llmsys.artifacts import replace_path
 from llmsys.engine.adapter_files import AdapterFile, read_adapter
-from llmsys.engine.lora import Factor
+from llmsys.engine.errors import AdapterError
+from llmsys.engine.factors import Factor
 from llmsys.engine.model import ModelConfig
 from llmsys.errors import BadInput, UsageFault
 from llmsys.serve_lora.adapter_check import RANK_MAX
@@ -53,8 +54,11 @@ def convert_adapter(source: Path, destination: Path, config: ModelConfig) -> Non
 
 
 def peft_to_gguf(adapter: AdapterFile, destination: Path, config: ModelConfig) -> None:
-    """Write a checked adapter as one GGUF file of float32 factors."""
+    """Write a checked adapter as one GGUF file of float32 factors. Raises AdapterError for DoRA, which GGUF lacks."""
     import gguf
+
+    if any(factor.magnitude is not None for factor in adapter.factors):
+        raise AdapterError(f"{adapter.path}: has DoRA magnitudes, which a GGUF adapter cannot hold; expected a LoRA")
 
     with replace_path(destination) as temporary:
         writer = gguf.GGUFWriter(temporary, config.architecture)

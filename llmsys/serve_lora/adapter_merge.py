@@ -1,4 +1,4 @@
-"""Fold an adapter into its base model: W + s·B·A for every adapted projection, written as a model directory.
+"""Fold an adapter into its base model: W + s·B·A for every adapted projection, its rows rescaled with DoRA.
 
 Reads the adapter through the engine's checks and the base through transformers, without PEFT. Knows nothing of serving.
 """
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from llmsys.engine.adapter_files import AdapterFile, read_adapter
+from llmsys.engine.dora import row_gain
 from llmsys.engine.loader import read_config
 from llmsys.gpu import find_model
 from llmsys.serve_lora.adapter_check import RANK_MAX
@@ -38,4 +39,7 @@ def add_adapter(model: torch.nn.Module, file: AdapterFile) -> None:
     weights = dict(model.named_parameters())
     for factor in file.factors:
         block = "mlp" if factor.target in ("gate_proj", "up_proj", "down_proj") else "self_attn"
-        weights[f"model.layers.{factor.layer}.{block}.{factor.target}.weight"].add_(factor.b @ factor.a)
+        weight = weights[f"model.layers.{factor.layer}.{block}.{factor.target}.weight"]
+        weight.add_(factor.b @ factor.a)
+        if factor.magnitude is not None:
+            weight.mul_(row_gain(factor.magnitude, weight)[:, None])

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmsys.engine.lora import GROUPS, AdapterWeights, group_widths
+from llmsys.engine.factors import GROUPS, group_widths
+from llmsys.engine.lora import AdapterWeights
 from llmsys.engine.lora_loops import row_loop
 from llmsys.engine.model import ModelConfig
 from llmsys.gpu import measure

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from llmsys.engine.factors import group_widths
 from llmsys.engine.loader import read_config
-from llmsys.engine.lora import AdapterWeights, group_widths
+from llmsys.engine.lora import AdapterWeights
 from llmsys.engine.model import ModelConfig
 from llmsys.errors import Unavailable, UsageFault
 from llmsys.gpu import Ceilings, describe, dtype_name, find_model, measure_ceilings
@@ -274,7 +275,7 @@ def step_limit_s(
 
 def _filled(shape: ModelConfig, rank: int, dtype: torch.dtype) -> AdapterWeights:
     """An adapter of all targets in memory of its own."""
-    from llmsys.engine.lora import GROUPS
+    from llmsys.engine.factors import GROUPS
 
     made = AdapterWeights(shape, rank=rank, dtype=dtype)
     for group, (width, outs) in group_widths(shape).items():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from llmsys.engine.lora import GROUPS, group_widths
+from llmsys.engine.factors import GROUPS, group_widths
 from llmsys.engine.model import ModelConfig
 from llmsys.serve_lora.adapter_files import TrainingRecord, write_adapter
 

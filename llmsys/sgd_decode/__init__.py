@@ -16,16 +16,18 @@ from llmsys.sgd_decode.driver import Decoder, Stuck, Writer, answer_all, writer_
 from llmsys.sgd_decode.engine_backend import EngineBackend
 from llmsys.sgd_decode.events import DecodeEvent
 from llmsys.sgd_decode.forwarding import Forwarding
+from llmsys.sgd_decode.glimpses import AsTheyCome, Glimpse, InOrder, News
 from llmsys.sgd_decode.graph_writer import GraphWriter
 from llmsys.sgd_decode.http_backend import HttpBackend
 from llmsys.sgd_decode.lengths import LengthBook
 from llmsys.sgd_decode.opening import open_backend, with_step_time
 from llmsys.sgd_decode.optimum import optimum_s
+from llmsys.sgd_decode.paced_backend import PacedBackend
 from llmsys.sgd_decode.pair_backend import PairBackend
 from llmsys.sgd_decode.part_desk import PartDesk
 from llmsys.sgd_decode.plain_writer import PlainWriter
 from llmsys.sgd_decode.plan import Node, Plan, clean_title, render
-from llmsys.sgd_decode.plan_items import Item, read_items
+from llmsys.sgd_decode.plan_items import Item, Reading, read_items
 from llmsys.sgd_decode.plan_views import VIEWS, view
 from llmsys.sgd_decode.prompting import Prompts, strip_control
 from llmsys.sgd_decode.records import answer_line, read_questions, write_timeline
@@ -34,12 +36,9 @@ from llmsys.sgd_decode.routers import ByLabels, ByModel, ByPlan, Label, Quality,
 from llmsys.sgd_decode.scheduler import Scheduler
 from llmsys.sgd_decode.script_backend import Match, Rule, ScriptBackend, read_script
 from llmsys.sgd_decode.session import (
-    Summary,
     answer_with_log,
-    compare_modes,
     plan_texts,
     read_text,
-    summarize,
     summary_row,
 )
 from llmsys.sgd_decode.settings import MODES, DecodeSettings, Routing
@@ -52,6 +51,7 @@ __all__ = [
     "MODES",
     "VIEWS",
     "Answer",
+    "AsTheyCome",
     "AutoWriter",
     "Backend",
     "ByLabels",
@@ -66,14 +66,18 @@ __all__ = [
     "EngineBench",
     "Forecast",
     "Forwarding",
+    "Glimpse",
     "GraphWriter",
     "HttpBackend",
+    "InOrder",
     "Item",
     "Job",
     "Label",
     "LengthBook",
     "Match",
+    "News",
     "Node",
+    "PacedBackend",
     "PairBackend",
     "Part",
     "PartDesk",
@@ -84,6 +88,7 @@ __all__ = [
     "Prompts",
     "Quality",
     "Question",
+    "Reading",
     "Router",
     "Routing",
     "Rule",
@@ -93,7 +98,6 @@ __all__ = [
     "SkeletonWriter",
     "StepTime",
     "Stuck",
-    "Summary",
     "TokenCount",
     "WordModel",
     "Workload",
@@ -105,7 +109,6 @@ __all__ = [
     "bench_plans",
     "bench_routers",
     "clean_title",
-    "compare_modes",
     "critical_path_tokens",
     "cross_validate",
     "known_step_time",
@@ -125,7 +128,6 @@ __all__ = [
     "repair",
     "simulate",
     "strip_control",
-    "summarize",
     "summary_row",
     "view",
     "with_step_time",

@@ -14,7 +14,7 @@ __all__ = ["Answer", "Forecast", "Part", "Question", "TokenCount"]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A conversation that wants an answer; `number` is its place in the input."""
+    """A conversation that wants an answer; `number` is its place in the input. stop: ends an answer in one piece."""
 
     number: int
     id: str
@@ -22,6 +22,7 @@ class Question:
     tenant: str = "default"
     category: str = ""
     max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

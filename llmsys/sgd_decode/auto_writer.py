@@ -4,11 +4,13 @@ An answer in one piece is then late only by what a wider step costs while the pl
 whose form a router already knows: it starts the one or the other. Knows nothing of other questions.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, Protocol
 
 from llmsys.sgd_decode.answers import Answer, Question, TokenCount
 from llmsys.sgd_decode.backends import Delta, Job
+from llmsys.sgd_decode.glimpses import Glimpse
 from llmsys.sgd_decode.graph_writer import GraphWriter
 from llmsys.sgd_decode.plain_writer import PlainWriter
 
@@ -86,9 +88,12 @@ class AutoWriter:
         start_s, total_s = self._first_s or 0.0, found.total_s + waited_s
         return replace(found, plan_s=plan_s, total_s=total_s, start_s=start_s)
 
-    def body(self, number: int) -> str:
-        """A written part as it stands in the answer."""
-        return self._plain.body(0) if number == 0 else self._graph.body(number)
+    def glimpses(self) -> Iterator[Glimpse]:
+        """What is certain of the answer; nothing before its form is decided."""
+        if self._verdict == "graph":
+            yield from self._graph.glimpses()
+        elif self._verdict == "plain":
+            yield from self._plain.glimpses()
 
     def _decide(self) -> None:
         """Give up the form that the other one has beaten."""

@@ -22,7 +22,6 @@ class Job:
 
     min_tokens: no end before so many. grammar: "plan" where the text must be a plan of at most `max_parts` parts, else
     free text. model: which of two. share_prefix: whether keys and values that another job computed may be used.
-    speculate: several tokens are guessed and checked at once, where the backend can; the text's law stays the same.
     """
 
     id: str
@@ -37,7 +36,6 @@ class Job:
     min_tokens: int = 0
     model: Size = "large"
     share_prefix: bool = True
-    speculate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from llmsys.sgd_decode.answers import Answer, Question
 from llmsys.sgd_decode.auto_writer import AutoWriter, Router
 from llmsys.sgd_decode.backends import Backend, Delta, Job
 from llmsys.sgd_decode.confidence import ConfidenceBook
+from llmsys.sgd_decode.glimpses import Glimpse
 from llmsys.sgd_decode.graph_writer import GraphWriter, Listener
 from llmsys.sgd_decode.lengths import LengthBook
 from llmsys.sgd_decode.plain_writer import PlainWriter
@@ -45,8 +46,8 @@ class Writer(Protocol):
         """The finished answer."""
         ...
 
-    def body(self, number: int) -> str:
-        """A written part as it stands in the answer; 0 is the answer in one piece."""
+    def glimpses(self) -> Iterator[Glimpse]:
+        """What is certain of the answer, part by part in its order."""
         ...
 
 
@@ -59,7 +60,7 @@ def writer_for(
     decides = router or ByPlan()
 
     def make(question: Question) -> Writer:
-        if settings.mode in ("ar", "spec"):
+        if settings.mode == "ar":
             return PlainWriter(question, settings, listen=listen)
         if settings.mode == "sot":
             return SkeletonWriter(question, settings, lengths, listen)

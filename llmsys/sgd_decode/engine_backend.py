@@ -5,11 +5,12 @@ or of the parent's conversation, so only what is new is computed. Knows nothing 
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmsys.engine import Engine, EngineConfig, EngineError, Request, SamplingParams
 from llmsys.engine.tokens import Tokenizer
-from llmsys.sgd_decode.backends import Delta, Job
+from llmsys.sgd_decode.backends import Delta, Job, Message
 from llmsys.sgd_decode.calibration import known_step_time, machine_key, measure_step_time
 from llmsys.sgd_decode.plan_grammar import PlanGrammar
 from llmsys.sgd_decode.step_time import StepTime
@@ -90,11 +91,13 @@ class EngineBackend:
             self._jobs[number] = _Running(job, number)
 
     def cancel(self, job_id: str) -> None:
-        """End a job at the next step."""
+        """End a job at the next step, at once where it is the last: no step would come to free its pages."""
         for number, running in list(self._jobs.items()):
             if running.job.id == job_id:
                 self._engine.cancel(number)
                 del self._jobs[number]
+        if not self._jobs:
+            self._engine.take_cancellations()
 
     def step_time(self) -> StepTime | None:
         """Measured once per machine, between jobs; takes about two seconds."""
@@ -130,6 +133,18 @@ class EngineBackend:
                     )
                 )
         return deltas
+
+    def score(self, messages: Sequence[Message], text: str) -> tuple[float, int]:
+        """Negative log-likelihood of a text as the answer to a conversation, in nats, and its tokens; no job may run.
+
+        Raises RequestError for what the model's window does not hold.
+        """
+        prompt = self._engine.tokenizer.apply_chat(messages)
+        answer = self._engine.tokenizer.encode(text)
+        sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+        (done,) = self._engine.generate([Request([*prompt, *answer], sampling)])
+        scores = done.prompt_logprobs[len(prompt) - 1 :]
+        return -sum(own for own, _ in scores), len(scores)
 
     def close(self) -> None:
         """End what runs."""

@@ -4,7 +4,7 @@ Falls back to an answer in one piece where the plan has no two parts or promises
 questions; which jobs run when is the driver's, what a part is told the desk's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -12,6 +12,7 @@ from llmsys.sgd_decode.answers import Answer, Forecast, Question, TokenCount
 from llmsys.sgd_decode.backends import Delta, Job, Message
 from llmsys.sgd_decode.confidence import ConfidenceBook
 from llmsys.sgd_decode.events import DecodeEvent, What
+from llmsys.sgd_decode.glimpses import Glimpse
 from llmsys.sgd_decode.lengths import LengthBook
 from llmsys.sgd_decode.part_desk import PartDesk
 from llmsys.sgd_decode.plain_writer import PlainWriter
@@ -129,9 +130,12 @@ class GraphWriter:
         """Forget all parts; return the names of the jobs that run."""
         return self._desk.give_up()
 
-    def body(self, number: int) -> str:
-        """A written part as it stands in the answer; 0 is the answer in one piece."""
-        return self._plain.body(0) if number == 0 and self._plain is not None else self._desk.body(number)
+    def glimpses(self) -> Iterator[Glimpse]:
+        """What is certain of the answer; nothing while the plan may still be given up."""
+        if self._plain is not None:
+            yield from self._plain.glimpses()
+        elif self.accepted:
+            yield from self._desk.glimpses()
 
     def _start_plan(self, now_s: float) -> Job:
         settings = self._settings

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from llmsys.sgd_decode.backends import Backend
 from llmsys.sgd_decode.http_backend import HttpBackend, is_url
+from llmsys.sgd_decode.paced_backend import PacedBackend
 from llmsys.sgd_decode.pair_backend import PairBackend
 from llmsys.sgd_decode.script_backend import ScriptBackend, read_script
 from llmsys.sgd_decode.settings import DecodeSettings
 
-__all__ = ["open_backend", "with_step_time"]
+__all__ = ["EMBEDDED", "open_backend", "with_step_time"]
 
 SCRIPT = "script:"
 EMBEDDED = "embedded"
@@ -29,18 +30,20 @@ def open_backend(
     dtype: str = "auto",
     seed: int = 0,
     deterministic: bool = False,
+    clock: str = "virtual",
 ) -> Backend:
     """A model, or with `small` a pair of models of the same forms.
 
     `embedded`, a model directory or a GGUF file on the engine; `URL#model` on an OpenAI-like server; `script:FILE`
-    plays recorded texts in virtual time. deterministic: an engine writes the same tokens at any width. Raises as
-    `Engine.load` does, BadInput for a script that is none, Unavailable
-    for a server that is not there.
+    plays recorded texts. deterministic: an engine writes the same tokens at any width. clock: a script's time is
+    `virtual`, or passes as `real` time does. Raises as `Engine.load` does, BadInput for a script that is none,
+    Unavailable for a server that is not there.
     """
 
     def open_one(name: str) -> Backend:
         if name.startswith(SCRIPT):
-            return ScriptBackend(read_script(Path(name.removeprefix(SCRIPT))), slots=slots)
+            script = ScriptBackend(read_script(Path(name.removeprefix(SCRIPT))), slots=slots)
+            return PacedBackend(script) if clock == "real" else script
         if is_url(name):
             return HttpBackend(name, slots=slots, grammar=grammar)
         from llmsys.sgd_decode.engine_backend import EngineBackend

@@ -1,16 +1,17 @@
 """The parts of one answer: which start next, with which conversation and by which model, and what became of each.
 
 A part's conversation is the plan's, up to its own line (or the whole plan), then its own request; a part with parents
-goes on in the conversation of its longest parent, so that a prefix cache holds all but the request. A part that fails
-is tried again, then by the other model, then marked. Knows nothing of how the plan came to be.
+goes on in the conversation of the parent that holds most of them, so that a prefix cache has all but the request. A
+part that fails is tried again, then by the other model, then marked. Knows nothing of how the plan came to be.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from llmsys.sgd_decode.answers import Part, Question, TokenCount
 from llmsys.sgd_decode.backends import Delta, Job, Message, Size
 from llmsys.sgd_decode.confidence import ConfidenceBook
 from llmsys.sgd_decode.forwarding import TIGHT
+from llmsys.sgd_decode.glimpses import Glimpse, whole_sentences
 from llmsys.sgd_decode.lengths import LengthBook
 from llmsys.sgd_decode.plan import Node
 from llmsys.sgd_decode.prompting import said
@@ -48,10 +49,12 @@ class PartDesk:
         self._texts: dict[int, Text] = {}
         self._beginnings: dict[int, Callable[[], list[Message]]] = {}
         self._conversations: dict[int, list[Message]] = {}
+        self._holds: dict[int, set[int]] = {}
         self._tries: dict[int, int] = {}
         self._moved: set[int] = set()
         self._tight: set[int] = set()
         self._again: list[Node] = []
+        self._ended: set[int] = set()
 
     @property
     def idle(self) -> bool:
@@ -102,12 +105,22 @@ class PartDesk:
 
     def assembled(self) -> str:
         """The parts' texts in the order of the plan, headings where they are wanted, marks where one is missing."""
-        return "\n\n".join(self.body(number) for number in sorted(self.parts))
+        return "\n\n".join(self._body(number, self.parts[number].text) for number in sorted(self.parts))
 
-    def body(self, number: int) -> str:
-        """One part as it stands in the answer."""
+    def glimpses(self) -> Iterator[Glimpse]:
+        """The parts so far, in the order of the plan; nothing is certain of a part that the large model may rewrite."""
+        for number in sorted(self.parts):
+            part = self.parts[number]
+            ended = number in self._ended
+            unsure = part.model == "small" and self._settings.routing.escalate
+            text = "" if unsure else whole_sentences(str(self._texts.get(number, "")))
+            body = self._body(number, part.text if ended else text) if ended or text else ""
+            yield Glimpse(number, part.title, body, ended)
+
+    def _body(self, number: int, written: str) -> str:
+        """A part as it stands in the answer."""
         part = self.parts[number]
-        text = self._settings.prompts.missing(self._nodes[number]) if part.fault else part.text
+        text = self._settings.prompts.missing(self._nodes[number]) if part.fault else written
         return f"**{part.title}**\n{text}" if self._settings.headings else text
 
     def give_up(self) -> list[str]:
@@ -153,6 +166,7 @@ class PartDesk:
         self.tokens.answer += part.tokens
         self._lengths.learn(self._nodes[number], part.tokens)
         self._scheduler.finish(number)
+        self._ended.add(number)
         self._tell("node_end", number, tokens=part.tokens, detail=part.fault)
 
     def _start(self, node: Node, since_s: float) -> Job:
@@ -187,13 +201,23 @@ class PartDesk:
         settings, tight = self._settings, node.id in self._tight
         forward = TIGHT if tight else settings.forward
         asked = self._question.messages[-1]["content"]
+        self._holds[node.id] = {node.id, *(parent.id for parent, _ in parents)}
         if parents and settings.continue_parent and forward.kind == "full":
-            longest = max(parents, key=lambda parent: (len(parent[1]), -parent[0].id))
-            before = [*self._conversations[longest[0].id], said("assistant", longest[1])]
-            others = [parent for parent in parents if parent is not longest]
-            return settings.prompts.writing(before, asked, node, others)
+            base = self._base(parents)
+            self._holds[node.id] |= self._holds[base.id]
+            before = [*self._conversations[base.id], said("assistant", self.parts[base.id].text)]
+            others = [(parent, text) for parent, text in parents if parent.id not in self._holds[base.id]]
+            return settings.prompts.writing(before, "", node, others)
         seen = [(parent, text) for parent, full in parents if (text := forward.of(full))]
         return settings.prompts.writing(self._beginnings[node.id](), asked, node, seen)
+
+    def _base(self, parents: list[tuple[Node, str]]) -> Node:
+        """The parent whose conversation holds the most of all parents' texts, so that the least is left to compute."""
+
+        def held(parent: Node) -> int:
+            return sum(len(text) for other, text in parents if other.id in self._holds[parent.id])
+
+        return max((parent for parent, _ in parents), key=lambda parent: (held(parent), -parent.id))
 
     def _name(self, number: int) -> str:
         return f"{self._question.number}/{number}"

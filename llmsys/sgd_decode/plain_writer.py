@@ -3,11 +3,12 @@
 Knows nothing of plans.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from llmsys.sgd_decode.answers import Answer, Question, TokenCount
 from llmsys.sgd_decode.backends import Delta, Job, Message
 from llmsys.sgd_decode.events import DecodeEvent
+from llmsys.sgd_decode.glimpses import Glimpse
 from llmsys.sgd_decode.settings import DecodeSettings
 from llmsys.sgd_decode.writing import Text
 
@@ -48,10 +49,10 @@ class PlainWriter:
                 f"{self.question.number}/answer",
                 self._messages,
                 limit,
+                self.question.stop,
                 temperature=settings.temperature,
                 seed=settings.seed,
                 tenant=self.question.tenant,
-                speculate=settings.mode == "spec",
             )
         ]
 
@@ -79,7 +80,7 @@ class PlainWriter:
         return Answer(
             self.question,
             str(self._text),
-            "spec" if self._settings.mode == "spec" else "ar",
+            "ar",
             total_s=self._end.t_s - self._started_s,
             tokens=self._tokens,
             finish=finish,
@@ -87,6 +88,6 @@ class PlainWriter:
             start_s=self._started_s,
         )
 
-    def body(self, number: int) -> str:
-        """The answer as it stands."""
-        return str(self._text)
+    def glimpses(self) -> Iterator[Glimpse]:
+        """The answer so far: none of it is ever taken back."""
+        yield Glimpse(0, "", str(self._text), self.done)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PlanGrammar", "plan_regex"]
 
-TITLE = r"[A-Za-z0-9][^|\n\r\t<>]{2,36}[A-Za-z0-9)]"
+TITLE = "[A-Za-z0-9][^|<>\\x00-\\x1f\\x7f-\\x9f\u2028\u2029]{2,36}[A-Za-z0-9)]"
+"""Without anything that ends a line."""
 
 
 def plan_regex(max_parts: int) -> str:
@@ -48,7 +49,7 @@ class PlanGrammar:
         try:
             import llguidance.torch
         except ImportError as error:
-            raise Unavailable("llguidance is not installed", "pip install 'llmsys[tools]', or --grammar off") from error
+            raise Unavailable("llguidance is not installed", "pip install 'llmsys[tools]', or --no-grammar") from error
         self.kit = llguidance.torch
         self._tokenizer = tokenizer
         self._eos_ids = sorted(eos_ids)

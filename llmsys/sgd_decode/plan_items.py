@@ -11,7 +11,7 @@ from typing import Any
 
 import jiter
 
-__all__ = ["Item", "read_items"]
+__all__ = ["Item", "Reading", "read_items"]
 
 LINE_CHARS = 2000
 ID_DIGITS = 18
@@ -42,18 +42,37 @@ class Item:
     level: str | int | float | None = None
 
 
-def read_items(text: str) -> list[Item]:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The items of a text, and how many of its lines, blank ones and the closing `end` aside, are none."""
+
+    items: list[Item]
+    loose: int = 0
+
+
+def read_items(text: str) -> Reading:
     """The items of the first form that the text holds; none for prose, for `single` and for nothing at all."""
     lines = [line[:LINE_CHARS] for line in text.replace("\0", " ").splitlines()]
-    forms = (_canonical(lines), _json_lines(lines), _json_value(text), _numbered(lines), _bulleted(lines))
-    return next((items for items in map(list, forms) if items), [])
+    for form in (_canonical(lines), _json_lines(lines), _json_value(text), _numbered(lines), _bulleted(lines)):
+        found = list(form)
+        items = [item for item in found if item is not None]
+        if items:
+            return Reading(items, len(found) - len(items))
+    return Reading([])
 
 
-def _canonical(lines: list[str]) -> Iterator[Item]:
+def _says_something(line: str) -> bool:
+    """Whether a line that is no item is more than a blank, a fence or the end of a plan."""
+    return FENCE.sub("", line).strip(" .").lower() not in ("", "end")
+
+
+def _canonical(lines: list[str]) -> Iterator[Item | None]:
     for line in lines:
         title, *fields = (part.strip() for part in line.split("|"))
         found = NUMBERED.match(title)
         if found is None or not any(part.lower().startswith("needs") for part in fields):
+            if _says_something(line):
+                yield None
             continue
         item = Item(int(found[1]), title[found.end() :])
         for part in fields:
@@ -69,17 +88,22 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in NUMBER.findall(text))
 
 
-def _json_lines(lines: list[str]) -> Iterator[Item]:
+def _json_lines(lines: list[str]) -> Iterator[Item | None]:
     for line in lines:
         if line.lstrip().startswith("{") and line.rstrip(" ,").endswith("}"):
             yield from _from_objects([_parse(line.strip().rstrip(","))])
+        elif line.strip(" []") and _says_something(line):
+            yield None
 
 
-def _json_value(text: str) -> Iterator[Item]:
+def _json_value(text: str) -> Iterator[Item | None]:
     body = FENCE.sub("", text)
     start = min((at for at in (body.find("["), body.find("{")) if at >= 0), default=-1)
     if start < 0:
         return
+    after = max(body.rfind("]"), body.rfind("}")) + 1
+    around = [*body[:start].splitlines(), *(body[after:].splitlines() if after > start else [])]
+    yield from (None for line in around if _says_something(line))
     encoded = body[start:].encode("utf-8", "replace")
     value, cut = _parse(encoded), False
     if value is None:
@@ -136,18 +160,22 @@ def _as_numbers(value: Any) -> tuple[int, ...]:  # noqa: ANN401
     return _numbers(value) if isinstance(value, str) else ()
 
 
-def _numbered(lines: list[str]) -> Iterator[Item]:
+def _numbered(lines: list[str]) -> Iterator[Item | None]:
     for line in lines:
         found = NUMBERED.match(line)
         if found is not None:
             yield _annotated(int(found[1]), line[found.end() :])
+        elif _says_something(line):
+            yield None
 
 
-def _bulleted(lines: list[str]) -> Iterator[Item]:
+def _bulleted(lines: list[str]) -> Iterator[Item | None]:
     for line in lines:
         found = BULLET.match(line)
         if found is not None:
             yield _annotated(None, line[found.end() :])
+        elif _says_something(line):
+            yield None
 
 
 def _annotated(number: int | None, text: str) -> Item:

@@ -35,10 +35,10 @@ class PlanStream:
             line, self._read = self._text[self._read : end], end + 1
             node = self._next_node(line) if line.strip() else None
             if node is not None:
+                self._nodes.append(node)
                 found.append(node)
             elif line.strip():
                 self._canonical = False
-        self._nodes += found
         return found
 
     def close(self) -> tuple[Plan, list[Node]]:
@@ -54,16 +54,20 @@ class PlanStream:
 
     def prefix(self, node: Node) -> str:
         """The plan's text up to the end of a part's own line, in the words of the planner; all of it after repairs."""
-        lines = self._text.splitlines(keepends=True)
-        return "".join(lines[: node.id]) if node in self._nodes else self._text
+        if node not in self._nodes:
+            return self._text
+        lines = [line for line in self._text.split("\n") if line.strip()]
+        return "".join(f"{line}\n" for line in lines[: node.id])
 
     def _next_node(self, line: str) -> Node | None:
         """The part of a line that is canonical and fits behind those before it, else None."""
         number = len(self._nodes) + 1
         body = line.strip()
-        if "|" not in body or not body.startswith(f"{number}.") or number > self._max_nodes:
+        start, _, rest = body.partition(".")
+        title, bar, _ = rest.partition("|")
+        if start != str(number) or number > self._max_nodes or not (title.strip() and bar):
             return None
-        plan = parse_plan("1." + body.partition(".")[2], max_nodes=1)
+        plan = parse_plan("1." + rest, max_nodes=1)
         needs = [part.strip()[5:].strip() for part in body.split("|") if part.strip().startswith("needs")]
         wanted = needs[0].split(",") if needs and needs[0] != "-" else []
         if not plan.nodes or not all(need.strip().isdecimal() and 0 < int(need) < number for need in wanted):

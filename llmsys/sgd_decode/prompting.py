@@ -24,9 +24,11 @@ QUESTION_CHARS = 600
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Wording with places to fill in: {max_nodes}, {question}; {id}, {title}; {parents}; {text}."""
+    """Wording with places to fill in: {max_nodes}, {question}; {id}, {title}; {parents}; {text};
+    {first}, {second}."""
 
     plan: str
+    reminder: str
     part: str
     forwarded: str
     parent: str
@@ -35,6 +37,7 @@ class Prompts:
     unavailable: str
     whole: str
     router: str
+    judge: str
 
     @classmethod
     def load(cls, path: Path | None = None) -> "Prompts":
@@ -71,8 +74,12 @@ class Prompts:
     def writing(
         self, before: Sequence[Message], question: str, node: Node, parents: Sequence[tuple[Node, str]]
     ) -> list[Message]:
-        """Ask for a part, after `before` (which ends with an assistant's turn), with the parents' texts it must see."""
-        request = _filled(self.part, id=node.id, title=node.title, question=question[:QUESTION_CHARS])
+        """Ask for a part, after `before` (which ends with an assistant's turn), with the parents' texts it must see.
+
+        question: said once more, as far as QUESTION_CHARS; "" where the turn before has just said it.
+        """
+        reminder = _filled(self.reminder, question=question[:QUESTION_CHARS]) if question else ""
+        request = reminder + _filled(self.part, id=node.id, title=node.title)
         if parents:
             texts = "".join(
                 _filled(self.parent, id=parent.id, title=parent.title, text=strip_control(text))
@@ -89,6 +96,11 @@ class Prompts:
         """Ask for one point of a skeleton, blind to the others' texts."""
         return [*before, said("user", _filled(self.point, id=node.id, title=node.title))]
 
+    def judging(self, question: str, first: str, second: str) -> list[Message]:
+        """Ask which of two answers is better."""
+        shown = {"first": strip_control(first), "second": strip_control(second)}
+        return [said("user", _filled(self.judge, question=question, **shown))]
+
     def missing(self, node: Node) -> str:
         """What stands in the place of a part that could not be written."""
         return _filled(self.unavailable, id=node.id)
@@ -100,8 +112,11 @@ def said(role: str, content: str) -> Message:
 
 
 def strip_control(text: str) -> str:
-    """Text without the tokens that chat templates end or open turns with."""
-    return CONTROL.sub("", text)
+    """Text without the tokens that chat templates end or open turns with.
+
+    A space takes the place of each, so that what stood around it does not become another.
+    """
+    return CONTROL.sub(" ", text)
 
 
 def _filled(wording: str, /, **values: object) -> str:

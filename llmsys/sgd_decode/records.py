@@ -23,7 +23,7 @@ from llmsys.errors import BadInput
 from llmsys.sgd_decode.answers import Answer, Question
 from llmsys.sgd_decode.prompting import said
 
-__all__ = ["answer_line", "read_questions", "write_timeline"]
+__all__ = ["answer_line", "completion_body", "read_questions", "write_timeline"]
 
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -70,15 +70,21 @@ def _question(number: int, raw: bytes) -> Question:
 
 
 def answer_line(answer: Answer, model: str) -> BatchResult:
-    """An answer as a line of a batch's output; the graph stands under `llmsys` in the body."""
+    """An answer as a line of a batch's output."""
     identity = f"sgd-{answer.question.number}"
     if answer.finish == "error":
         return BatchResult(identity, answer.question.id, None, BatchError("backend", answer.fault))
+    body = completion_body(answer, model)
+    return BatchResult(identity, answer.question.id, BatchResponse(200, identity, body), None)
+
+
+def completion_body(answer: Answer, model: str) -> dict[str, object]:
+    """An answer as the API's response object; the graph stands under `llmsys`."""
     tokens = answer.tokens
     written = tokens.plan + tokens.answer + tokens.dropped
     nodes = [{key: value for key, value in asdict(part).items() if key != "text"} for part in answer.parts]
-    body: dict[str, object] = {
-        "id": identity,
+    return {
+        "id": f"sgd-{answer.question.number}",
         "object": "chat.completion",
         "model": model,
         "choices": [
@@ -98,7 +104,6 @@ def answer_line(answer: Answer, model: str) -> BatchResult:
             **_forecast(answer),
         },
     }
-    return BatchResult(identity, answer.question.id, BatchResponse(200, identity, body), None)
 
 
 def _forecast(answer: Answer) -> dict[str, object]:

@@ -4,7 +4,8 @@ R2 a number that was given before: renumbered, or dropped where the title is the
 of appearance. R4, R5 needs on unknown parts and on oneself are dropped. R6, R7 a need on a later part is dropped where
 it would close a cycle, else the part moves behind what it needs. R8 levels are mapped to 1..5. R9 what comes after the
 largest number of parts is merged into the last. R10 a part without a title is dropped and its edges are spliced.
-R1 (text around the items) is the reader's, R11 is `Plan.reduced`, R12 the decoder's. Knows nothing of text forms.
+R1 (text around the items is ignored) is told of what the reader saw, R11 is `Plan.reduced`, R12 the decoder's. Knows
+nothing of text forms.
 """
 
 from collections.abc import Sequence
@@ -45,7 +46,11 @@ def parse_plan(text: str, *, max_nodes: int = MAX_NODES) -> Plan:
     >>> [(node.id, node.needs) for node in parse_plan("1. A | needs 2 | level 2\\n2. B | needs - | level 1").nodes]
     [(1, ()), (2, (1,))]
     """
-    return repair(read_items(text), max_nodes=max_nodes)
+    reading = read_items(text)
+    plan = repair(reading.items, max_nodes=max_nodes)
+    if not plan.nodes or not reading.loose:
+        return plan
+    return replace(plan, repairs=(f"R1:{reading.loose} lines that are no part, ignored", *plan.repairs))
 
 
 def repair(items: Sequence[Item], *, max_nodes: int = MAX_NODES) -> Plan:
@@ -54,7 +59,7 @@ def repair(items: Sequence[Item], *, max_nodes: int = MAX_NODES) -> Plan:
         raise ValueError(f"max_nodes is {max_nodes}; expected 1 or more")
     log = _Log()
     parts = _numbered_parts(items, log)
-    parts = _without_empty(parts, log)
+    parts = _without_empty(parts, max_nodes, log)
     parts = _merged_tail(parts, max_nodes, log)
     parts = _acyclic(parts, log)
     nodes = _in_order(parts, log)
@@ -99,22 +104,28 @@ def _part(item: Item, place: int, place_of: dict[int, int], log: _Log) -> _Part:
     return _Part(item.title, sorted(needs), level)
 
 
-def _without_empty(parts: list[_Part], log: _Log) -> list[_Part]:
-    """R10: parents of a part without a title become parents of its children."""
+def _without_empty(parts: list[_Part], max_nodes: int, log: _Log) -> list[_Part]:
+    """R10: parents of a part without a title become parents of its children.
+
+    What R9 will merge counts as one part already, so that no set of parents passes `max_nodes`.
+    """
     empty = {place for place, part in enumerate(parts) if not part.title}
     if not empty:
         return parts
     log.tell("R10", f"{len(empty)} without a title, dropped")
-    inherited: dict[int, set[int]] = {}
-    for place in sorted(empty):
-        inherited[place] = {up for need in parts[place].needs for up in inherited.get(need, {need})} - empty
     places = [place for place in range(len(parts)) if place not in empty]
-    new_place = {place: at for at, place in enumerate(places)}
-    kept = []
-    for place in places:
-        spliced = {up for need in parts[place].needs for up in inherited.get(need, {need})} - {place} - empty
-        kept.append(replace(parts[place], needs=sorted(new_place[up] for up in spliced)))
-    return kept
+    new_place = {place: min(at, max_nodes - 1) for at, place in enumerate(places)}
+    inherited: dict[int, set[int]] = {}
+
+    def parents(place: int) -> set[int]:
+        found: set[int] = set()
+        for need in parts[place].needs:
+            found |= inherited.get(need, set()) if need in empty else {new_place[need]}
+        return found
+
+    for place in sorted(empty):
+        inherited[place] = parents(place)
+    return [replace(parts[place], needs=sorted(parents(place) - {new_place[place]})) for place in places]
 
 
 def _merged_tail(parts: list[_Part], max_nodes: int, log: _Log) -> list[_Part]:

@@ -3,8 +3,7 @@
 Knows nothing of options.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +19,9 @@ from llmsys.sgd_decode.repair import parse_plan
 from llmsys.sgd_decode.settings import DecodeSettings
 
 __all__ = [
-    "Summary",
     "answer_with_log",
-    "compare_modes",
     "plan_texts",
     "read_text",
-    "summarize",
     "summary_row",
 ]
 
@@ -75,74 +71,6 @@ def answer_with_log(
 
         make = writer_for(settings, listen=listen, router=router)
         yield from answer_all(questions, backend, make, concurrency=concurrency)
-
-
-def compare_modes(
-    questions: Sequence[Question],
-    backend: Backend,
-    modes: Sequence[str],
-    *,
-    node_tokens: int | None,
-    answer_tokens: int,
-    max_nodes: int,
-    grammar: bool,
-    seed: int,
-    on_answer: Callable[[], None] = lambda: None,
-) -> list["Summary"]:
-    """Answer the same questions in each mode, one question at a time. Raises UsageFault for an unknown mode."""
-    found = []
-    for mode in modes:
-        settings = DecodeSettings(
-            mode=mode,
-            grammar=grammar,
-            max_nodes=max_nodes,
-            node_tokens=node_tokens,
-            answer_tokens=answer_tokens,
-            seed=seed,
-        )
-        answers = []
-        for answer in answer_all(questions, backend, writer_for(settings), concurrency=1):
-            answers.append(answer)
-            on_answer()
-        found.append(summarize(mode, answers))
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a run of one mode took; seconds are means over its questions. graphs: answers that were written as one."""
-
-    mode: str
-    questions: int
-    graphs: int
-    plan_s: float
-    total_s: float
-    answer_tokens: int
-    plan_tokens: int
-    tok_s: float
-    prefill_saved: float
-    faults: int
-
-
-def summarize(mode: str, answers: Sequence[Answer]) -> Summary:
-    """Add up the answers of one mode. tok_s: answer tokens per second of answering, one question at a time."""
-    count = max(1, len(answers))
-    total_s = sum(answer.total_s for answer in answers)
-    tokens = sum(answer.tokens.answer for answer in answers)
-    saved = sum(answer.tokens.prefill_saved for answer in answers)
-    prompts = saved + sum(answer.tokens.prefill for answer in answers)
-    return Summary(
-        mode=mode,
-        questions=len(answers),
-        graphs=sum(answer.mode != "ar" for answer in answers),
-        plan_s=sum(answer.plan_s for answer in answers) / count,
-        total_s=total_s / count,
-        answer_tokens=tokens,
-        plan_tokens=sum(answer.tokens.plan for answer in answers),
-        tok_s=tokens / total_s if total_s > 0 else 0.0,
-        prefill_saved=saved / prompts if prompts else 0.0,
-        faults=sum(answer.failed for answer in answers),
-    )
 
 
 def summary_row(answer: Answer) -> dict[str, str | int | float | None]:

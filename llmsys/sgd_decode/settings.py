@@ -14,7 +14,7 @@ from llmsys.sgd_decode.step_time import StepTime
 
 __all__ = ["FULL_PLANS", "MODES", "ON_FLAT", "DecodeSettings", "Routing"]
 
-MODES = ("auto", "ar", "sot", "sgd", "sgd-v1", "spec")
+MODES = ("auto", "ar", "sot", "sgd", "sgd-v1")
 FULL_PLANS = ("auto", "always", "never")
 ON_FLAT = ("hint", "drop")
 PLAN_TOKENS = 320
@@ -42,11 +42,12 @@ class DecodeSettings:
 
     pipeline: parts may start while the plan is being written. full_plan: which of them wait for its end nevertheless,
     to see all titles: auto, those for which the wait is short. continue_parent: a part goes on in the conversation of
-    its longest parent instead of starting from the plan. share_prefix: keys and values are used by many jobs. forward:
-    how much of its parents' texts a part sees. grammar: the plan is held to its form where the backend can.
-    node_tokens: most tokens of a part, None by level. answer_tokens: most tokens of an answer in one piece. min_gain:
-    least predicted speed-up, below which the answer is written in one piece, with the plan as a hint or without it
-    (`on_flat`); checked where `step_time` is known. retries: times that a failed part is tried again by each model.
+    the parent that holds most of what it needs instead of starting from the plan. share_prefix: keys and values are
+    used by many jobs. forward: how much of its parents' texts a part sees. grammar: the plan is held to its form where
+    the backend can. node_tokens: most tokens of a part, None by level. answer_tokens: most tokens of an answer in one
+    piece. min_gain: least predicted speed-up, below which the answer is written in one piece, with the plan as a hint
+    or without it (`on_flat`); checked where `step_time` is known. retries: times that a failed part is tried again by
+    each model.
     """
 
     mode: str = "sgd"

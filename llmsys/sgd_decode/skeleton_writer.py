@@ -3,11 +3,12 @@
 The baseline that graphs are compared with; our wording of its structure. Knows nothing of needs or levels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from llmsys.sgd_decode.answers import Answer, Part, Question, TokenCount
 from llmsys.sgd_decode.backends import Delta, Job, Message
 from llmsys.sgd_decode.events import DecodeEvent, What
+from llmsys.sgd_decode.glimpses import Glimpse, whole_sentences
 from llmsys.sgd_decode.lengths import LengthBook
 from llmsys.sgd_decode.plain_writer import PlainWriter
 from llmsys.sgd_decode.plan import Node, Plan
@@ -80,7 +81,7 @@ class SkeletonWriter:
             self._tokens.add(plain.tokens)
             text, mode, finish, fault = plain.text, "ar", plain.finish, plain.fault
         else:
-            text = "\n\n".join(self.body(node.id) for node in self._plan.nodes)
+            text = "\n\n".join(self._body(node.id) for node in self._plan.nodes)
             mode, finish, fault = "sot", "stop", ""
         total_s = self._now_s - self._started_s
         parts = list(self._parts.values())
@@ -150,7 +151,17 @@ class SkeletonWriter:
             tenant=self.question.tenant,
         )
 
-    def body(self, number: int) -> str:
+    def glimpses(self) -> Iterator[Glimpse]:
+        """What is certain of the answer."""
+        if self._plain is not None:
+            yield from self._plain.glimpses()
+            return
+        for number, part in sorted(self._parts.items()):
+            ended = number not in self._open
+            text = self._body(number) if ended else whole_sentences(str(self._texts[number]))
+            yield Glimpse(number, part.title, text, ended)
+
+    def _body(self, number: int) -> str:
         """A written point as it stands in the answer."""
         part = self._parts[number]
         node = Node(part.id, part.title)

@@ -26,6 +26,7 @@ from llmsys.vindex.figures import figures
 from llmsys.vindex.index import Index
 from llmsys.vindex.other_peers import NOT_COMPARED, OTHER_PEERS
 from llmsys.vindex.scan import Effort
+from llmsys.vindex.server_peers import PGVECTOR, STORE_PEERS, pgvector_peer
 from llmsys.vindex.tuning import tune
 from llmsys.vindex.workload import Workload
 
@@ -36,8 +37,8 @@ TUNED = (0.95, 0.99)
 TUNED_SAMPLE = 500
 RUNS = 3
 FEW = 20
-PEERS = FAISS_PEERS + OTHER_PEERS
-PEER_NAMES = tuple(peer.name for peer in PEERS)
+PEERS = FAISS_PEERS + OTHER_PEERS + STORE_PEERS
+PEER_NAMES = (*(peer.name for peer in PEERS), PGVECTOR)
 
 OnRow = Callable[[BenchRow], None]
 
@@ -51,9 +52,18 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def compare(
-    work: Workload, *, k: int, seed: int, peers: Sequence[str] = PEER_NAMES, on_row: OnRow | None = None
+    work: Workload,
+    *,
+    k: int,
+    seed: int,
+    peers: Sequence[str] = PEER_NAMES,
+    pg: str | None = None,
+    on_row: OnRow | None = None,
 ) -> Comparison:
-    """Measure the index and the named peers. Raises UsageFault for a peer that is none, Unavailable without faiss."""
+    """Measure the index and the named peers, pgvector at the connection string `pg`.
+
+    Raises UsageFault for a peer that is none, Unavailable without faiss.
+    """
     unknown = sorted(set(peers) - set(PEER_NAMES))
     if unknown:
         raise UsageFault(f"no peer {unknown[0]!r}; peers: {', '.join(PEER_NAMES)}")
@@ -66,7 +76,9 @@ def compare(
             overhead = figures(index).bytes["overhead"]
             trial = Trial(work, k, _labels(len(work.vectors), seed))
             bench = _Bench(trial, _truth(index, trial), _read_bytes_s())
-            theirs = chain.from_iterable(_contenders(peer, trial, missing) for peer in PEERS if peer.name in peers)
+            theirs = chain.from_iterable(
+                _contenders(peer, trial, missing) for peer in (*PEERS, pgvector_peer(pg)) if peer.name in peers
+            )
             for contender in chain(_own(index, trial, overhead, build_s, seed), theirs):
                 for row in bench.rows(contender):
                     found.append(row)
@@ -219,7 +231,5 @@ def _touched(index: Index, trial: Trial, effort: Effort | None, recall: float | 
     names = [trial.tenant(number) for number in numbers]
     hits = index.search(queries, names, trial.k, recall=recall, effort=effort)
     whole, coded = 4 * int(trial.work.vectors.shape[1]), int(index.state.store.codes.shape[1])
-    exact = effort is None and recall is None
-    each = 4 + (whole if exact else coded)
     looked_at: float = int(hits.scanned.sum()) / len(numbers)
-    return looked_at * each + (0 if exact else Effort.level(0, trial.k).width * whole)
+    return looked_at * (4 + coded) + Effort.level(0, trial.k).width * whole

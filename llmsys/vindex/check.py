@@ -116,7 +116,7 @@ def _tenant_faults(state: State, name: str) -> Iterator[str]:
 def _recomputed(state: State) -> list[str]:
     store, found = state.store, []
     live = store.live_slots()
-    vectors = store.vectors[live]
+    vectors = store.rows(live)
     if (assign(state.clusters, vectors) != store.leaf[live]).mean() > 0.001:
         found.append("store: vectors are not in the leaf that their descent reaches")
     if not np.array_equal(encode(vectors, store.mean, store.metric), store.codes[live]):

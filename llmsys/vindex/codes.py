@@ -3,7 +3,8 @@
 score(q, x) ~ bias[x] - 2 * scale[x] * (q - mean) . code[x], where bias is ||x - mean||^2 under `l2` and 0 otherwise; it
 orders vectors as the metric does, up to the code's error. The query gets a code of its own, so that sums of products
 are exact integers in any order. A row holds all that its vector's score needs, in whole cache lines: code + 128 as
-unsigned bytes, zeros, then scale and bias as float32. Knows neither tenants nor trees.
+unsigned bytes, zeros, then as float32 the length of what the code leaves out (rounded up), scale and bias. Knows
+neither tenants nor trees.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.vindex.arrays import F32, I32
+from llmsys.vindex.arrays import F32, F64, I32
 
 __all__ = ["Bytes", "QueryCodes", "code_scores", "encode", "encode_queries", "row_bytes"]
 
@@ -21,7 +22,8 @@ Bytes = NDArray[np.uint8]
 LEVELS = 127
 SHIFT = 128
 LINE = 64
-EXTRA = 8
+EXTRA = 12
+PIECE = 2**14
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,14 +42,25 @@ def row_bytes(dim: int) -> int:
 
 def encode(vectors: F32, mean: F32, metric: str) -> Bytes:
     """Rows [n, s] of vectors [n, d] about a mean [d]."""
-    centred = vectors - mean
-    scale, whole = _rounded(centred)
     rows = np.zeros((len(vectors), row_bytes(vectors.shape[1])), np.uint8)
-    rows[:, : vectors.shape[1]] = whole.astype(np.int16) + SHIFT
-    numbers = rows.view(np.float32)
-    numbers[:, -2] = scale
-    numbers[:, -1] = np.einsum("nd,nd->n", centred, centred) if metric == "l2" else 0
+    for start in range(0, len(vectors), PIECE):
+        piece = slice(start, start + PIECE)
+        _encode_piece(rows[piece], vectors[piece].astype(np.float64) - mean, metric)
     return rows
+
+
+def _encode_piece(rows: Bytes, centred: F64, metric: str) -> None:
+    largest = np.abs(centred).max(axis=1, initial=0)
+    with np.errstate(over="ignore"):
+        scale = (largest / LEVELS).astype(np.float32)
+        scale[scale == 0] = 1
+        whole = np.clip(np.rint(centred / scale[:, None]), -LEVELS, LEVELS)
+        left = np.sqrt(np.square(centred - scale[:, None].astype(np.float64) * whole).sum(axis=1))
+        rows[:, : centred.shape[1]] = whole.astype(np.int16) + SHIFT
+        numbers = rows.view(np.float32)
+        numbers[:, -3] = np.nextafter((left * (1 + 1e-6)).astype(np.float32), np.float32(np.inf))
+        numbers[:, -2] = scale
+        numbers[:, -1] = np.square(centred).sum(axis=1) if metric == "l2" else 0
 
 
 def encode_queries(queries: F32, mean: F32) -> QueryCodes:
@@ -67,7 +80,7 @@ def code_scores(rows: Bytes, queries: QueryCodes, query: int) -> F32:
 
 
 def _rounded(rows: F32) -> tuple[F32, F32]:
-    largest = np.abs(rows).max(axis=1, initial=0)
-    scale = np.where(largest > 0, largest / LEVELS, 1).astype(np.float32)
+    scale = (np.abs(rows).max(axis=1, initial=0) / LEVELS).astype(np.float32)
+    scale[scale == 0] = 1
     whole: F32 = np.rint(rows / scale[:, None]).astype(np.float32)
     return scale, np.clip(whole, -LEVELS, LEVELS)

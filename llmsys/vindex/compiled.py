@@ -1,7 +1,7 @@
 """Compile a loop that may reorder sums, and say whether that costs a wait.
 
-Compiled code stays on disk: a later process loads it. Two operations that numba lacks are written in LLVM's terms: a
-dot product of bytes, which the machine has an instruction for, and an array at an address. Knows no loop.
+Compiled code stays on disk: a later process loads it. What numba lacks is written in LLVM's terms: a dot
+product of bytes, which the machine has an instruction for, an array at an address, float16. Knows no loop.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from llmsys.gpu.compiled import compile_loop
 
-__all__ = ["ROW_BLOCK", "compiled", "dot_rows", "fetch_row", "int32_at", "is_ready"]
+__all__ = ["AHEAD", "ROW_BLOCK", "compiled", "dot_rows", "fetch_row", "half_value", "int32_at", "is_ready"]
 
 F = TypeVar("F", bound=Callable[..., object])
 FAST = {"reassoc", "contract", "nsz"}
 ROW_BLOCK = LINE = 64
+AHEAD = 12
 _BYTE, _WORD, _ADDRESS = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
@@ -88,6 +89,21 @@ def fetch_row(context: Any, rows: Any, row: Any) -> Any:  # noqa: ANN401
         return context.get_dummy_value()
 
     return types.none(rows, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _as_float(context: Any, bits: Any) -> Any:  # noqa: ANN401
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ANN401
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@compiled
+def half_value(bits: int) -> float:
+    """The number that the 16 bits of a finite float16 stand for."""
+    size: float = _as_float(np.int32((bits & 0x7FFF) << 13)) * np.float32(2.0**112)
+    return -size if bits & 0x8000 else size
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from llmsys.vindex.arrays import F32, I64
 from llmsys.vindex.workload import Workload
 
-__all__ = ["Contender", "Peer", "Trial", "each_built", "one_by_one", "padded"]
+__all__ = ["Contender", "Peer", "Trial", "each_built", "file_bytes", "names_of", "one_by_one", "padded"]
 
 LABEL_QUERIES = 100
 
@@ -87,6 +88,20 @@ class Peer:
     package: str
     contenders: Callable[[Trial], Iterator[Contender]]
     most_grants: int = 10**9
+
+
+def names_of(trial: Trial) -> list[list[str]]:
+    """The tenants and labels of each vector."""
+    names = [list(mine) for mine in trial.work.access]
+    for label, mine in trial.labels.items():
+        for row in mine.tolist():
+            names[row].append(label)
+    return names
+
+
+def file_bytes(place: Path) -> int:
+    """Bytes of all files below a directory."""
+    return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
 
 
 def one_by_one(answer: Callable[[int], I64], k: int) -> Answers:

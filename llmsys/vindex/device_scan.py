@@ -34,7 +34,7 @@ class DeviceScan:
         if k + SPARE > MOST_KEPT:
             raise UsageFault(f"k is {k}; expected at most {MOST_KEPT - SPARE} on a GPU")
         if self._space is not space:
-            self._vectors = torch.from_numpy(np.array(space.vectors)).to(self.device)
+            self._vectors = torch.from_numpy(np.array(space.vectors, np.float32)).to(self.device)
             self._space = space
         sizes = np.array([len(run) for run in task.runs], np.int64)
         parts = [part for run in task.runs for part in (run.slots, run.tail)]

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from llmsys.artifacts import VectorRecord, encode, write_npy, write_vecs
+from llmsys.vindex.content import Content
 from llmsys.vindex.faults import NotFound
 from llmsys.vindex.index import Index
-from llmsys.vindex.interchange import Content
 from llmsys.vindex.search import visible
 from llmsys.vindex.slot_store import Id
 from llmsys.vindex.view_cache import ViewCache
@@ -37,7 +37,7 @@ def export_arrays(index: Index, dest: Path, tenant: str | None, ids: Iterable[Id
     slots = _slots(index, tenant, ids)
     names = index.state.store.names(slots)
     dest.mkdir(parents=True, exist_ok=True)
-    rows = np.ascontiguousarray(index.state.store.vectors[slots])
+    rows = index.state.store.rows(slots)
     if kind == "npy":
         write_npy(dest / "vectors.npy", rows)
     else:
@@ -54,7 +54,7 @@ def content_of(index: Index, tenant: str | None, ids: Iterable[Id] | None) -> Co
     slots, store = _slots(index, tenant, ids), index.state.store
     access = index.state.access() if tenant is None else None
     granted = [[tenant] if access is None and tenant is not None else (access or [])[slot] for slot in slots]
-    return Content(np.array(store.vectors[slots]), store.names(slots), granted, store.metric)
+    return Content(store.rows(slots), store.names(slots), granted, store.metric)
 
 
 def _slots(index: Index, tenant: str | None, ids: Iterable[Id] | None) -> list[int]:

@@ -23,6 +23,7 @@ class Figures(msgspec.Struct, frozen=True):
     grants: int
     sharing: float
     dimensions: int
+    dtype: str
     metric: str
     leaves: int
     nodes: int
@@ -57,6 +58,7 @@ def figures(index: Index) -> Figures:
         grants=grants,
         sharing=grants / max(1, store.live),
         dimensions=store.vectors.shape[1],
+        dtype=store.dtype,
         metric=store.metric,
         leaves=state.clusters.leaves,
         nodes=len(state.clusters.children),
@@ -121,5 +123,5 @@ def _drift(state: State) -> float:
     leaves = np.flatnonzero(tree.children == 0)
     node = np.empty(tree.leaves, np.int64)
     node[tree.leaf_start[leaves]] = leaves
-    gap = store.vectors[live] - tree.centroids[node[store.leaf[live]]]
+    gap = store.rows(live) - tree.centroids[node[store.leaf[live]]]
     return float(np.einsum("nd,nd->n", gap, gap).mean())

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from llmsys.vindex.cluster_tree import TreeShape
 from llmsys.vindex.device_scan import DeviceScan
 from llmsys.vindex.index_files import Head, PlanRecord
 from llmsys.vindex.intake import Access, check_access, check_ids, check_tenant, present_ids
-from llmsys.vindex.metric import check_metric, prepared
+from llmsys.vindex.metric import check_metric, kept, prepared
 from llmsys.vindex.operations import Add, Delete, DropTenant, Grant, Operation, Revoke, encode
 from llmsys.vindex.scan import Effort
 from llmsys.vindex.search import Asked, Hits, ask, planned, visible
@@ -64,16 +64,18 @@ class Index:
         access: Access | None = None,
         *,
         metric: str = "cosine",
+        dtype: str = "f32",
         shape: TreeShape | None = None,
         seed: int = 0,
         overwrite: bool = False,
     ) -> "Index":
         """Write an index of vectors [n, d] and open it for writing.
 
-        Without ids a row's number is its id. `overwrite` replaces an index, and nothing else. Raises BadInput for data
-        that does not fit, FileExistsError where something is in the way.
+        Without ids a row's number is its id. dtype "f16" keeps vectors as float16, in half of the memory. `overwrite`
+        replaces an index, and nothing else. Raises BadInput for data that does not fit, FileExistsError where something
+        is in the way.
         """
-        rows = prepared(vectors, check_metric(metric), "vectors")
+        rows = kept(prepared(vectors, check_metric(metric), "vectors"), dtype, "vectors")
         named = check_ids(ids, len(rows))
         granted = check_access(access, named)
         state = build_state(rows, named, granted, metric=metric, shape=shape or TreeShape(), seed=seed)
@@ -89,8 +91,12 @@ class Index:
         return cls.open(place, mode="w")
 
     @classmethod
-    def open(cls, path: str | Path, mode: str = "r", *, verify: bool = False, device: str = "cpu") -> "Index":
+    def open(
+        cls, path: str | Path, mode: str = "r", *, verify: bool = False, device: str = "cpu", wait_s: float = 0
+    ) -> "Index":
         """Open an index for reading ("r") or as its one writer ("w"); `verify` reads every byte against its checksum.
+
+        A writer waits up to `wait_s` for another one to end.
 
         On a device other than "cpu" every search compares all that is visible (see `device_scan`).
 
@@ -105,7 +111,7 @@ class Index:
             head, state, good, torn = index_files.read_state(place, verify=verify)
             return cls(place, head, state, None, None, good, torn, scan)
         index_files.read_head(place)
-        lock = index_files.lock(place)
+        lock = index_files.lock(place, wait_s)
         try:
             head, state, good, torn = index_files.read_state(place, verify=verify)
             index_files.remove_strays(place, head)
@@ -176,7 +182,7 @@ class Index:
         effort: Effort | None = None,
     ) -> Asked:
         """A search (see `search`) that is taken now and can be run later, on any thread, whatever changes meanwhile."""
-        plans = self._plans_for(recall, k)
+        plans = [] if effort is not None else self._plans_for(recall, k)
         with self.guard:
             return ask(self.state, queries, tenants, k=k, where=where, effort=effort, plans=plans, views=self._views)
 
@@ -211,6 +217,7 @@ class Index:
         """
         store = self.state.store
         rows = prepared(vectors, store.metric, "vectors", store.vectors.shape[1])
+        kept(rows, store.dtype, "vectors")
         named = check_ids(ids, len(rows), store.id_type)
         granted = check_access(access, named)
         with self._changing():
@@ -248,13 +255,18 @@ class Index:
             self._change(Revoke(seen, tenant), needed=bool(seen))
         return {"revoked": len(seen), "already": len(there) - len(seen), "missing": missing}
 
-    def drop_tenant(self, tenant: str) -> dict[str, int]:
-        """Revoke everything from a tenant; the vectors stay. Returns how many it saw."""
+    def drop_tenant(self, tenant: str, *, orphans: Literal["keep", "delete"] = "keep") -> dict[str, int]:
+        """Revoke everything from a tenant. Returns how many vectors it saw, and how many were deleted.
+
+        The vectors stay, unless orphans is "delete": then those go that no other tenant sees.
+        """
         with self._changing():
             found = self.state.tenant(tenant)
+            ids = self.state.store.names(self.state.orphans(tenant)) if orphans == "delete" else []
             count = len(found) if found is not None else 0
             self._change(DropTenant(tenant), needed=found is not None)
-        return {"revoked": count}
+            self._change(Delete(ids), needed=bool(ids))
+        return {"revoked": count, "deleted": len(ids)}
 
     @contextmanager
     def batch(self) -> Iterator[None]:

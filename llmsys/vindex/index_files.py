@@ -6,6 +6,7 @@ Every change of the head is one rename, so a kill leaves the old index or the ne
 import fcntl
 import os
 import shutil
+import time
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -41,6 +42,7 @@ LOCK = "lock"
 VERSION = 1
 SHRED = ".shred"
 TRIES = 5
+LOOK_EVERY_S = 0.02
 
 
 class PlanRecord(msgspec.Struct, frozen=True):
@@ -162,18 +164,31 @@ def follow(path: Path, head: Head, state: State, good: int) -> int:
     return good + scan.good_bytes
 
 
-def lock(path: Path) -> int:
-    """Take the writer's lock, a file that names its owner; a dead owner's lock is free. Raises Locked."""
+def lock(path: Path, wait_s: float = 0) -> int:
+    """Take the writer's lock, a file that names its owner; a dead owner's lock is free.
+
+    Raises Locked once another process has held it for `wait_s`.
+    """
     descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        owner = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip()
-        os.close(descriptor)
-        raise Locked(f"{path}: process {owner or 'unknown'} is writing", "wait until it has ended") from error
+    until = time.monotonic() + wait_s
+    while not _locked(descriptor):
+        if time.monotonic() >= until:
+            owner = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            right = "wait until it has ended, or --wait SECONDS"
+            raise Locked(f"{path}: process {owner or 'unknown'} is writing", right)
+        time.sleep(LOOK_EVERY_S)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
     return descriptor
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def remove_strays(path: Path, head: Head) -> None:

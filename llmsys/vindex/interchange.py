@@ -1,4 +1,4 @@
-"""An index to and from the files of other stores: Parquet, Qdrant, pgvector, Milvus, faiss.
+"""An index to and from the files of other stores: Parquet, LanceDB, Qdrant, pgvector, Milvus, faiss.
 
 Every form keeps ids, vectors as stored, and tenants, in the order of ids; `read` takes back what `write` wrote. What a
 store cannot hold (text ids in Qdrant, tenants in faiss) stands beside, as that store's users would put it. Knows
@@ -6,8 +6,7 @@ neither the index's files nor searching.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +17,18 @@ from llmsys.artifacts import encode, read_lines, replace_file
 from llmsys.errors import BadInput
 from llmsys.gpu import require
 from llmsys.vindex.arrays import F32
+from llmsys.vindex.content import Content
 from llmsys.vindex.slot_store import Id
+from llmsys.vindex.table_forms import PARQUET, read_lance, read_parquet, write_lance, write_parquet
 
-__all__ = ["FORMS", "Content", "read", "write"]
+__all__ = ["FORMS", "read", "write"]
 
 PIECE = 256
-PARQUET = ".parquet"
 DISTANCES = {
     "cosine": ("Cosine", "vector_cosine_ops"),
     "ip": ("Dot", "vector_ip_ops"),
     "l2": ("Euclid", "vector_l2_ops"),
 }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Content:
-    """What an index holds: vectors [n, d], ids, who may see each, and the metric (None: the files do not say)."""
-
-    vectors: F32
-    ids: list[Id]
-    tenants: list[list[str]]
-    metric: str | None
-
-    def rows(self) -> Iterator[tuple[Id, F32, list[str]]]:
-        """Vector by vector."""
-        return zip(self.ids, self.vectors, self.tenants, strict=True)
 
 
 def write(form: str, content: Content, dest: Path) -> None:
@@ -58,42 +44,6 @@ def write(form: str, content: Content, dest: Path) -> None:
 def read(form: str, source: Path) -> Content:
     """What `write` wrote in this form. Raises BadInput for anything else."""
     return _FORMS[form][1](source)
-
-
-def _write_parquet(content: Content, dest: Path) -> None:
-    arrow, parquet = require("pyarrow"), require("pyarrow.parquet")
-    flat = arrow.array(content.vectors.ravel(), arrow.float32())
-    table = arrow.table(
-        {
-            "id": arrow.array(content.ids),
-            "vector": arrow.FixedSizeListArray.from_arrays(flat, content.vectors.shape[1]),
-            "tenants": arrow.array(content.tenants, arrow.list_(arrow.string())),
-        }
-    ).replace_schema_metadata({"metric": content.metric or ""})
-    with replace_file(_parquet_file(dest)) as stream:
-        parquet.write_table(table, stream, compression="zstd")
-
-
-def _read_parquet(source: Path) -> Content:
-    path = _parquet_file(source)
-    parquet = require("pyarrow.parquet")
-    if not path.exists():
-        raise FileNotFoundError(2, "No such file or directory", str(path))
-    try:
-        table = parquet.read_table(path)
-    except (OSError, ValueError) as error:
-        raise BadInput(str(path), str(error).splitlines()[0], "a Parquet file") from error
-    for name in ("id", "vector"):
-        if name not in table.column_names:
-            raise BadInput(str(path), f"columns {', '.join(table.column_names)}", "at least id and vector")
-    vectors = np.array(table.column("vector").to_pylist(), np.float32)
-    tenants = table.column("tenants").to_pylist() if "tenants" in table.column_names else [[]] * len(vectors)
-    metric = (table.schema.metadata or {}).get(b"metric", b"").decode()
-    return Content(vectors, table.column("id").to_pylist(), tenants, metric or None)
-
-
-def _parquet_file(place: Path) -> Path:
-    return place if place.suffix == PARQUET else place / "vectors.parquet"
 
 
 class _Payload(msgspec.Struct):
@@ -279,7 +229,8 @@ def _unescaped(text: str) -> str:
 
 
 _FORMS: dict[str, tuple[Callable[[Content, Path], None], Callable[[Path], Content]]] = {
-    "parquet": (_write_parquet, _read_parquet),
+    "parquet": (write_parquet, read_parquet),
+    "lancedb": (write_lance, read_lance),
     "qdrant": (_write_qdrant, _read_qdrant),
     "milvus": (_write_milvus, _read_milvus),
     "pgvector": (_write_pgvector, _read_pgvector),

@@ -9,26 +9,14 @@ from numpy.typing import NDArray
 
 from llmsys.gpu.compiled import compiled as strict
 from llmsys.vindex.arrays import F32, F64, I32, I64
+from llmsys.vindex.bounded_scan import look_closely, scan_bounded
 from llmsys.vindex.codes import Bytes
-from llmsys.vindex.compiled import compiled, dot_rows, fetch_row, int32_at
+from llmsys.vindex.compiled import AHEAD, compiled, dot_rows, fetch_row, int32_at
+from llmsys.vindex.ranking import Halves, exact_score, fetch_vector, place
 
 __all__ = ["search_kernel"]
 
 I8 = NDArray[np.int8]
-AHEAD = 12
-
-
-@compiled
-def _exact(query: F32, vectors: F32, slot: int, l2: bool) -> float:
-    total = 0.0
-    if l2:
-        for j in range(len(query)):
-            gap = np.float64(vectors[slot, j]) - np.float64(query[j])
-            total += gap * gap
-        return total
-    for j in range(len(query)):
-        total -= np.float64(vectors[slot, j]) * np.float64(query[j])
-    return total
 
 
 @strict
@@ -44,7 +32,8 @@ def _encode(query: F32, mean: F32, code: I8) -> tuple[np.float32, int]:
     largest = np.float32(0)
     for j in range(len(query)):
         largest = max(largest, abs(query[j] - mean[j]))
-    scale = largest / np.float32(127) if largest > 0 else np.float32(1)
+    scale = largest / np.float32(127)
+    scale = scale if scale > 0 else np.float32(1)
     total = 0
     for j in range(len(query)):
         whole = min(max(np.rint((query[j] - mean[j]) / scale), np.float32(-127)), np.float32(127))
@@ -119,21 +108,6 @@ def _scan(  # noqa: PLR0917
 
 
 @compiled
-def _place(slot: int, exact: float, order: I64, found: I32, score: F64, count: int) -> int:
-    """Put a slot into the `count` nearest found [k] and score [k], ties to the smaller `order`; their new number."""
-    at = count
-    while at > 0 and (exact < score[at - 1] or (exact == score[at - 1] and order[slot] < order[found[at - 1]])):
-        at -= 1
-    if at >= len(found):
-        return count
-    count = min(count + 1, len(found))
-    for j in range(count - 1, at, -1):
-        found[j], score[j] = found[j - 1], score[j - 1]
-    found[at], score[at] = slot, exact
-    return count
-
-
-@compiled
 def _walk(  # noqa: PLR0913, PLR0917
     code: I8, twice: np.float32, shift: int, slots: I32, tail: I32, records: I32, nodes: Bytes, node_numbers: F32,
     rows: Bytes, numbers: F32, patience: int, width: int, keys: F64, items: I64, frontier: F64, pending: I64,
@@ -165,14 +139,14 @@ def _walk(  # noqa: PLR0913, PLR0917
 @compiled
 def search_kernel(  # noqa: PLR0913, PLR0917
     turn: I64, whose: I64, table: I64, queries: F32, mean: F32, nodes: Bytes, node_numbers: F32, rows: Bytes,
-    numbers: F32, vectors: F32, order: I64, l2: bool, found: I32, score: F64, scanned: I64,
+    numbers: F32, vectors: F32, halves: Halves, order: I64, l2: bool, found: I32, score: F64, scanned: I64,
 ) -> None:  # fmt: skip
     """Answer the queries [m, d] that `turn` lists into found [m, k], score [m, k] and scanned [m].
 
     whose [m] is a query's row of the table [g, 8]: address and length of the slots, of the tail and of the records
     (flat) of a tenant, then width (0: exact) and patience. found comes filled with -1.
     """
-    code = np.zeros(rows.shape[1], np.int8)
+    code, fine = np.zeros(rows.shape[1], np.int8), np.zeros(rows.shape[1], np.int8)
     most = max(1, table[:, 6].max())
     keys, items = np.empty(most, np.float64), np.empty(most, np.int64)
     frontier, pending = np.empty(table[:, 5].max() + 1, np.float64), np.empty(table[:, 5].max() + 1, np.int64)
@@ -181,11 +155,24 @@ def search_kernel(  # noqa: PLR0913, PLR0917
         slots, tail, records = int32_at(row[0], row[1]), int32_at(row[2], row[3]), int32_at(row[4], row[5])
         count = 0
         if row[6] == 0:
+            sight = look_closely(queries[q], mean, code, fine)
             for part in (slots, tail):
-                for slot in part:
-                    near = _exact(queries[q], vectors, slot, l2)
-                    if count < found.shape[1] or near <= score[q, count - 1]:
-                        count = _place(slot, near, order, found[q], score[q], count)
+                count = scan_bounded(
+                    part,
+                    queries[q],
+                    code,
+                    fine,
+                    sight,
+                    rows,
+                    numbers,
+                    vectors,
+                    halves,
+                    order,
+                    l2,
+                    found[q],
+                    score[q],
+                    count,
+                )
             scanned[q] = len(slots) + len(tail)
             continue
         twice, shift = _encode(queries[q], mean, code)
@@ -194,6 +181,8 @@ def search_kernel(  # noqa: PLR0913, PLR0917
             keys, items, frontier, pending,
         )  # fmt: skip
         for i in range(kept):
-            fetch_row(vectors, items[i])
+            fetch_vector(vectors, halves, items[i])
         for i in range(kept):
-            count = _place(items[i], _exact(queries[q], vectors, items[i], l2), order, found[q], score[q], count)
+            count = place(
+                items[i], exact_score(queries[q], vectors, halves, items[i], l2), order, found[q], score[q], count
+            )

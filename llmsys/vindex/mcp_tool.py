@@ -79,7 +79,7 @@ class SearchTool:
         found, slot = state.tenant(self._tenant), state.store.slot_of.get(one, -1)
         if found is None or slot < 0 or not found.holds(slot, state.store.leaf):
             raise NotFound(f"id {one!r}", "not in the index", "an id of the index")
-        vector: np.ndarray[Any, np.dtype[np.float32]] = state.store.vectors[slot]
+        vector: np.ndarray[Any, np.dtype[np.float32]] = state.store.rows([slot])[0]
         return vector
 
 

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsys.errors import BadInput, UsageFault
-from llmsys.vindex.arrays import F32, F64
+from llmsys.vindex.arrays import F32, F64, Stored
 
-__all__ = ["MAX_DIM", "METRICS", "check_metric", "distances", "prepared", "scores"]
+__all__ = ["MAX_DIM", "METRICS", "NUMBERS", "check_metric", "distances", "kept", "prepared", "scores"]
 
 METRICS = ("l2", "ip", "cosine")
+NUMBERS: dict[str, np.dtype[np.floating[Any]]] = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16)}
 MAX_DIM = 4096
 LARGEST = 1e18
 
@@ -52,7 +53,22 @@ def prepared(values: NDArray[Any], metric: str, where: str, dim: int | None = No
     return unit
 
 
-def scores(query: F32, vectors: F32, metric: str) -> F64:
+def kept(rows: F32, dtype: str, where: str) -> Stored:
+    """Vectors [n, d] as they are kept, in one of NUMBERS (else UsageFault).
+
+    Raises BadInput at `where` for a number beyond float16.
+    """
+    if dtype not in NUMBERS:
+        raise UsageFault(f"dtype {dtype!r} is not one of {', '.join(NUMBERS)}")
+    with np.errstate(over="ignore"):
+        stored: Stored = rows.astype(NUMBERS[dtype], copy=False)
+    fits = np.isfinite(stored).all(axis=1)
+    if not fits.all():
+        raise BadInput(f"{where}: row {int(np.argmin(fits))}", "a number beyond float16", "at most 65504, or f32")
+    return stored
+
+
+def scores(query: F32, vectors: Stored, metric: str) -> F64:
     """The score of every vector [n, d] for one query [d], in float64."""
     wide = vectors.astype(np.float64)
     if metric != "l2":

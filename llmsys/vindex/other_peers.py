@@ -1,4 +1,4 @@
-"""Peers that are packages of their own: hnswlib, usearch, LanceDB, sqlite-vec, Qdrant's local mode.
+"""Peers in this process: the paper's layout, hnswlib, usearch, LanceDB, sqlite-vec, Qdrant's local mode.
 
 Each is used as its own documents say for many tenants. A peer's memory is what its structure needs at least, by its
 own account where it has one; those that live in files are counted as their files.
@@ -16,21 +16,38 @@ import numpy as np
 from llmsys.errors import Unavailable
 from llmsys.gpu import require
 from llmsys.vindex.arrays import I64
-from llmsys.vindex.contender import Contender, Peer, Trial, each_built, one_by_one
+from llmsys.vindex.bloom_layout import bulk_layout
+from llmsys.vindex.cluster_tree import TreeShape
+from llmsys.vindex.contender import Contender, Peer, Trial, each_built, file_bytes, names_of, one_by_one
+from llmsys.vindex.state import build_state
 
 __all__ = ["NOT_COMPARED", "OTHER_PEERS"]
 
 LINKS = 16
 BUILD_WIDTH = 100
 SEARCH_WIDTHS = (20, 40, 80)
+EFFORTS = (64, 128, 256, 512)
 PIECE = 5000
 
-NOT_COMPARED = {
-    "Curator's own library": "not on a package index",
-    "milvus-lite": "loading 200k vectors takes minutes",
-    "chromadb": "no list of tenants per vector to filter by",
-    "pgvector": "needs a PostgreSQL server",
-}
+NOT_COMPARED = {"Curator's own library": "not on a package index"}
+
+
+def _curator(trial: Trial) -> Iterator[Contender]:
+    """The paper's layout in loops of our own, over the same cluster tree as the index's."""
+    work, count = trial.work, len(trial.work.vectors)
+    start = time.perf_counter()
+    state = build_state(work.vectors, range(count), names_of(trial), metric="cosine", shape=TreeShape(), seed=0)
+    layout = bulk_layout(state)
+    build_s = time.perf_counter() - start
+    ids = np.asarray(layout.state.store.ids)
+    overhead = layout.bytes + layout.state.clusters.centroids.nbytes - 4 * sum(map(len, trial.labels.values()))
+    for width in EFFORTS:
+
+        def answer(number: int, width: int = width) -> I64:
+            found = layout.search(trial.query(number)[0], trial.tenant(number), trial.k, max(width, trial.k))
+            return np.asarray(ids[found], np.int64)
+
+        yield Contender("Curator's layout", f"ef {width}", overhead, build_s, one_by_one(answer, trial.k))
 
 
 def _hnswlib(trial: Trial) -> Iterator[Contender]:
@@ -85,14 +102,14 @@ def _lancedb(trial: Trial) -> Iterator[Contender]:
         columns = {
             "id": np.arange(len(work.vectors)),
             "vector": arrow.FixedSizeListArray.from_arrays(work.vectors.ravel(), work.vectors.shape[1]),
-            "tenants": arrow.array(_names(trial), arrow.list_(arrow.string())),
+            "tenants": arrow.array(names_of(trial), arrow.list_(arrow.string())),
         }
         table = lancedb.connect(place).create_table("vectors", arrow.table(columns))
         lists = max(1, len(work.vectors) // 1000)
         table.create_index(metric="dot", index_type="IVF_FLAT", num_partitions=lists, vector_column_name="vector")
         table.create_scalar_index("tenants", index_type="LABEL_LIST")
         build_s = time.perf_counter() - start
-        overhead = _file_bytes(Path(place)) - work.vectors.nbytes
+        overhead = file_bytes(Path(place)) - work.vectors.nbytes
         for probes in sorted({min(lists, 32), lists}):
 
             def answer(number: int, probes: int = probes) -> I64:
@@ -132,7 +149,7 @@ def _sqlite_vec(trial: Trial) -> Iterator[Contender]:
             found = base.execute(asked, (bytes(trial.query(number)), trial.k, trial.tenant(number))).fetchall()
             return np.array([row for (row,) in found], np.int64)
 
-        overhead = _file_bytes(Path(place)) - work.vectors.nbytes
+        overhead = file_bytes(Path(place)) - work.vectors.nbytes
         yield Contender("sqlite-vec", "exact", overhead, build_s, one_by_one(answer, trial.k), slow=True)
         base.close()
 
@@ -140,7 +157,7 @@ def _sqlite_vec(trial: Trial) -> Iterator[Contender]:
 def _qdrant(trial: Trial) -> Iterator[Contender]:
     """Points with a keyword payload, in the client's own local mode."""
     client_package, work = require("qdrant_client"), trial.work
-    models, names = client_package.models, _names(trial)
+    models, names = client_package.models, names_of(trial)
     client = client_package.QdrantClient(":memory:")
     start = time.perf_counter()
     size = models.VectorParams(size=work.vectors.shape[1], distance=models.Distance.COSINE)
@@ -163,20 +180,8 @@ def _qdrant(trial: Trial) -> Iterator[Contender]:
     yield Contender("Qdrant local", "exact", overhead, build_s, one_by_one(answer, trial.k), slow=True)
 
 
-def _names(trial: Trial) -> list[list[str]]:
-    """The tenants and labels of each vector."""
-    names = [list(mine) for mine in trial.work.access]
-    for label, mine in trial.labels.items():
-        for row in mine.tolist():
-            names[row].append(label)
-    return names
-
-
-def _file_bytes(place: Path) -> int:
-    return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
-
-
 OTHER_PEERS = (
+    Peer("Curator's layout", "numba", _curator),
     Peer("hnswlib per tenant", "hnswlib", _hnswlib),
     Peer("usearch per tenant", "usearch", _usearch),
     Peer("LanceDB IVF + labels", "lancedb", _lancedb),

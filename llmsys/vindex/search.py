@@ -69,14 +69,14 @@ class Asked:
 
     def hits(self, threads: int = 1, device: DeviceScan | None = None) -> Hits:
         """Run it, on so many threads or on a GPU."""
-        found = Found.nothing(self.count, self.k)
-        if len(self.rows):
-            if device is not None:
-                part = device.answer(self.space, self.task, self.k)
-            else:
-                part = answer(self.space, self.task, self.k, threads=threads)
-            found.slots[self.rows], found.scores[self.rows] = part.slots, part.scores
-            found.scanned[self.rows] = part.scanned
+        if not len(self.rows):
+            found = Found.nothing(self.count, self.k)
+        elif device is not None:
+            found = device.answer(self.space, self.task, self.k)
+        else:
+            found = answer(self.space, self.task, self.k, threads=threads)
+        if len(found.slots) < self.count:
+            found = _spread(found, self.rows, self.count)
         return _hits(found, self.ids, self.space.metric, self.seq)
 
 
@@ -147,6 +147,13 @@ def _names(tenants: str | Sequence[str | None] | None, queries: int) -> Sequence
     if len(tenants) != queries:
         raise UsageFault(f"{len(tenants)} tenants for {queries} queries; expected one for each")
     return tenants
+
+
+def _spread(part: Found, rows: I64, count: int) -> Found:
+    """Answers to some queries as those of all `count`: the others have found nothing."""
+    found = Found.nothing(count, part.slots.shape[1])
+    found.slots[rows], found.scores[rows], found.scanned[rows] = part.slots, part.scores, part.scanned
+    return found
 
 
 def _hits(found: Found, ids: I64 | list[str], metric: str, seq: int) -> Hits:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.vindex.arrays import F32, I64
+from llmsys.vindex.arrays import F32, I64, Stored
 from llmsys.vindex.codes import Bytes
 
 __all__ = ["SearchSpace", "read_only"]
@@ -19,12 +19,13 @@ __all__ = ["SearchSpace", "read_only"]
 class SearchSpace:
     """Vectors [cap, d], their coded rows [cap, s], what orders ties [cap], coded centroids of the nodes [nodes, s].
 
-    `frozen` is what the compiled loops take: mean, nodes, rows, vectors and order, the coded ones as numbers too.
+    `frozen` is what the compiled loops take: mean, nodes and rows, both also as numbers, vectors as float32 or as the
+    bits of float16 (the other has no rows), and order.
     """
 
     metric: str
     mean: F32
-    vectors: F32
+    vectors: Stored
     rows: Bytes
     order: I64
     nodes: Bytes
@@ -32,7 +33,12 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         coded = (self.nodes, self.nodes.view(np.float32), self.rows, self.rows.view(np.float32))
-        parts = (self.mean, *coded, self.vectors, self.order)
+        none = np.zeros((0, self.vectors.shape[1]))
+        half = self.vectors.dtype == np.float16
+        whole = (
+            (none.astype(np.float32), self.vectors.view(np.uint16)) if half else (self.vectors, none.astype(np.uint16))
+        )
+        parts = (self.mean, *coded, *whole, self.order)
         object.__setattr__(self, "frozen", tuple(read_only(one) for one in parts))
 
 

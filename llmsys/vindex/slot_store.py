@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.vindex.arrays import F32, I32, I64
+from llmsys.vindex.arrays import F32, I32, I64, Stored
 from llmsys.vindex.cluster_tree import ClusterTree, assign
 from llmsys.vindex.codes import Bytes, encode
+from llmsys.vindex.metric import NUMBERS
 
 __all__ = ["Id", "SlotStore"]
 
@@ -29,13 +30,13 @@ INTEGER_BYTES = 32
 class SlotStore:
     """Columns by slot; only the first `used` rows of each are slots.
 
-    vectors [cap, d] float32, codes [cap, s] uint8 (see `codes`), leaf [cap] int32, alive [cap] bool; ids [cap] int64,
-    or a list where they are text.
+    vectors [cap, d] float32 or float16, codes [cap, s] uint8 (see `codes`), leaf [cap] int32, alive [cap] bool;
+    ids [cap] int64, or a list where they are text.
     """
 
     metric: str
     mean: F32
-    vectors: F32
+    vectors: Stored
     codes: Bytes
     leaf: I32
     alive: NDArray[np.bool_]
@@ -46,7 +47,7 @@ class SlotStore:
     _order: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
-    def of(cls, vectors: F32, leaf: I32, ids: Sequence[Id], metric: str) -> "SlotStore":
+    def of(cls, vectors: Stored, leaf: I32, ids: Sequence[Id], metric: str) -> "SlotStore":
         """A store of vectors [n, d] whose leaves are known."""
         mean = np.zeros(vectors.shape[1], np.float32)
         if metric == "l2" and len(vectors):
@@ -61,6 +62,11 @@ class SlotStore:
             live = self.live_slots()
             self._slot_of = dict(zip(self.names(live), live.tolist(), strict=True))
         return self._slot_of
+
+    @property
+    def dtype(self) -> str:
+        """How vectors are kept: one of `metric.NUMBERS`."""
+        return next(name for name, kind in NUMBERS.items() if self.vectors.dtype == kind)
 
     @property
     def live(self) -> int:
@@ -99,12 +105,18 @@ class SlotStore:
         slot_of = self.slot_of
         self._reserve(first + count)
         rows = slice(first, first + count)
-        self.vectors[rows], self.codes[rows] = vectors, encode(vectors, self.mean, self.metric)
-        self.leaf[rows], self.alive[rows] = assign(tree, vectors), True
+        self.vectors[rows] = vectors
+        kept = self.rows(np.arange(first, first + count))
+        self.codes[rows] = encode(kept, self.mean, self.metric)
+        self.leaf[rows], self.alive[rows] = assign(tree, kept), True
         self._name(ids)
         slot_of.update(zip(ids, range(first, first + count), strict=True))
         self.used += count
         return np.arange(first, first + count, dtype=np.int32)
+
+    def rows(self, slots: I32 | I64 | Sequence[int]) -> F32:
+        """The vectors [n, d] of slots, as float32."""
+        return np.ascontiguousarray(self.vectors[slots], np.float32)
 
     def delete(self, slots: Sequence[int]) -> None:
         """Mark live slots as dead."""

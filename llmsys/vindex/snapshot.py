@@ -4,6 +4,7 @@ What the loops index with is checked against its bounds at every opening; checks
 neither the log nor who may write.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,24 @@ from numpy.typing import NDArray
 
 from llmsys.artifacts import open_directory, read_npy, write_directory, write_npy
 from llmsys.errors import BadInput
-from llmsys.vindex.arrays import I32
+from llmsys.vindex.arrays import I32, I64, Stored
 from llmsys.vindex.cluster_tree import ClusterTree, TreeShape
 from llmsys.vindex.codes import row_bytes
 from llmsys.vindex.faults import Corrupt
-from llmsys.vindex.metric import METRICS
-from llmsys.vindex.slot_store import SlotStore
+from llmsys.vindex.metric import METRICS, NUMBERS
+from llmsys.vindex.slot_store import Id, SlotStore
 from llmsys.vindex.state import State
 from llmsys.vindex.tenant_list import TenantList
 
-__all__ = ["KIND", "read_snapshot", "write_snapshot"]
+__all__ = ["DERIVED", "KIND", "Granted", "read_granted", "read_snapshot", "write_snapshot"]
 
 KIND = "vindex-snapshot"
-VERSION = 2
+VERSION = 3
 STORE = ("vectors", "codes", "leaf")
 TREE = ("centroids", "first_child", "children", "leaf_start", "leaf_end")
+
+
+DERIVED = ("codes", "leaf", "mean", *TREE)
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -38,6 +42,20 @@ class Names(msgspec.Struct, frozen=True):
     shape: tuple[int, int, int]
     tenants: list[str]
     ids: list[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Granted:
+    """What no other part of a snapshot says: names, vectors [n, d], ids, and the slots of each tenant."""
+
+    names: Names
+    vectors: Stored
+    ids: I64 | list[str]
+    lists: dict[str, I32]
+
+    def name(self, slot: int) -> Id:
+        """The id of a slot."""
+        return self.ids[slot] if isinstance(self.ids, list) else self.ids.item(slot)
 
 
 def write_snapshot(path: Path, state: State) -> None:
@@ -63,30 +81,40 @@ def read_snapshot(path: Path, *, verify: bool) -> State:
 
     Raises BadInput or Corrupt that names the file which is not what was written.
     """
-    open_directory(path, kind=KIND, version=VERSION, verify=verify)
+    manifest = open_directory(path, kind=KIND, version=VERSION, verify=verify)
+    if manifest.version != VERSION:
+        raise BadInput(str(path), f"version {manifest.version}", f"version {VERSION}: export it and build it anew")
+    granted = read_granted(path)
+    names, (count, dim) = granted.names, granted.vectors.shape
+    clusters = _clusters(path, dim)
+    store = SlotStore(
+        metric=names.metric,
+        mean=_array(path, "mean", np.float32, 1, (dim,)),
+        vectors=granted.vectors,
+        codes=_array(path, "codes", np.uint8, 2, (count, row_bytes(dim))),
+        leaf=_array(path, "leaf", np.int32, 1, (count,)),
+        alive=np.ones(count, np.bool_),
+        ids=granted.ids,
+        used=count,
+    )
+    _demand(path, "leaf", _within(store.leaf, 0, clusters.leaves))
+    lists = {name: TenantList(slots) for name, slots in granted.lists.items()}
+    return State(TreeShape(*names.shape), clusters, store, lists, names.seq)
+
+
+def read_granted(path: Path) -> Granted:
+    """What cannot be made anew, checked against itself alone. Raises BadInput and Corrupt as `read_snapshot` does."""
     try:
         names = msgspec.json.decode((path / "names.json").read_bytes(), type=Names)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Corrupt(str(path / "names.json"), str(error), "what llmsys wrote") from error
     if names.metric not in METRICS or min(names.shape) < 1 or names.seq < 0:
         raise Corrupt(str(path / "names.json"), "parameters out of range", "what llmsys wrote")
-    vectors = _array(path, "vectors", np.float32, 2)
-    count, dim = vectors.shape
-    clusters = _clusters(path, dim)
+    vectors = _array(path, "vectors", np.floating, 2)
+    _demand(path, "vectors", vectors.dtype in NUMBERS.values())
     ids = names.ids or _array(path, "ids", np.int64, 1)
-    store = SlotStore(
-        metric=names.metric,
-        mean=_array(path, "mean", np.float32, 1, (dim,)),
-        vectors=vectors,
-        codes=_array(path, "codes", np.uint8, 2, (count, row_bytes(dim))),
-        leaf=_array(path, "leaf", np.int32, 1, (count,)),
-        alive=np.ones(count, np.bool_),
-        ids=ids,
-        used=count,
-    )
-    _demand(path, "leaf", len(ids) == count and _within(store.leaf, 0, clusters.leaves))
-    lists = _lists(path, names.tenants, store.leaf)
-    return State(TreeShape(*names.shape), clusters, store, lists, names.seq)
+    _demand(path, "ids", len(ids) == len(vectors))
+    return Granted(names, vectors, ids, _lists(path, names.tenants, len(vectors)))
 
 
 def _array(path: Path, name: str, dtype: type, ndim: int, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
@@ -94,7 +122,7 @@ def _array(path: Path, name: str, dtype: type, ndim: int, shape: tuple[int, ...]
         array = read_npy(path / f"{name}.npy")
     except FileNotFoundError as error:
         raise BadInput(str(path / f"{name}.npy"), "missing", "every array of a snapshot") from error
-    fits = array.dtype == dtype and array.ndim == ndim and (shape is None or array.shape == shape)
+    fits = np.issubdtype(array.dtype, dtype) and array.ndim == ndim and (shape is None or array.shape == shape)
     _demand(path, name, fits)
     return array.view(np.ndarray)
 
@@ -111,14 +139,14 @@ def _clusters(path: Path, dim: int) -> ClusterTree:
     return tree
 
 
-def _lists(path: Path, tenants: list[str], leaf: I32) -> dict[str, TenantList]:
+def _lists(path: Path, tenants: list[str], count: int) -> dict[str, I32]:
     slots = _array(path, "lists", np.int32, 1)
     ends = _array(path, "list_ends", np.int64, 1, (len(tenants),))
     starts = np.concatenate([np.zeros(1, np.int64), ends])[: len(ends)]
     whole = bool((ends >= starts).all()) and (int(ends[-1]) if len(ends) else 0) == len(slots)
-    _demand(path, "lists", whole and _within(slots, 0, len(leaf)))
+    _demand(path, "lists", whole and _within(slots, 0, count))
     spans = zip(tenants, starts.tolist(), ends.tolist(), strict=True)
-    return {name: TenantList(slots[start:end]) for name, start, end in spans}
+    return {name: slots[start:end] for name, start, end in spans}
 
 
 def _within(values: I32, low: int, high: int) -> bool:

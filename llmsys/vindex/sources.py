@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from llmsys.artifacts import decode_record, read_lines, read_npy, read_records, read_vectors
 from llmsys.errors import BadInput
+from llmsys.vindex.access_matrix import MATRIX, read_matrix
 from llmsys.vindex.index import Index
 from llmsys.vindex.intake import Access
 from llmsys.vindex.slot_store import Id
+from llmsys.vindex.tables import TABLES, read_table
 
 __all__ = ["Collection", "listed_ids", "read_access", "read_collection", "read_names", "required_ids", "typed_ids"]
 
@@ -44,12 +46,12 @@ class Collection:
 
 
 def read_collection(vectors: str, ids: Path | None, access: Path | None) -> Collection:
-    """Vectors of any format that `read_vectors` takes; JSON Lines may bring ids and tenants along.
+    """Vectors of any format that `read_vectors` takes, or a table; tables and JSON Lines may bring ids and tenants.
 
-    `ids` is an `.npy` of integers or one JSON value or word per line; `access` is JSON Lines `{"id","tenants"}`. Raises
-    BadInput where they contradict each other.
+    `ids` is an `.npy` of integers or one JSON value or word per line; `access` is JSON Lines `{"id","tenants"}` or a
+    sparse matrix (see `access_matrix`). Raises BadInput where they contradict each other.
     """
-    read = read_vectors(vectors)
+    read = read_table(Path(vectors)) if vectors.endswith(TABLES) else read_vectors(vectors)
     named: list[Id] | None = list(read.ids) if read.ids is not None else None
     if ids is not None:
         if named is not None:
@@ -59,7 +61,8 @@ def read_collection(vectors: str, ids: Path | None, access: Path | None) -> Coll
     if access is not None:
         if granted is not None:
             raise BadInput(str(access), "tenants for vectors that bring their own", "one of them")
-        granted = read_access(access)
+        matrix = access.suffix == MATRIX
+        granted = read_matrix(access, len(read.values)) if matrix else read_access(access)
     return Collection(read.values, named, granted)
 
 

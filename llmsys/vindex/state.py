@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmsys.vindex.arrays import F32, I32
+from llmsys.vindex.arrays import I32, Stored
 from llmsys.vindex.cluster_tree import ClusterTree, TreeShape, build_tree, divided, with_split
 from llmsys.vindex.codes import encode
 from llmsys.vindex.leaf_growth import LeafGrowth
@@ -71,6 +71,13 @@ class State:
     def tenants_of(self, slot: int) -> list[str]:
         """Who may see a slot, sorted; asks every tenant."""
         return [name for name in self.tenants() if self.lists[name].holds(slot, self.store.leaf)]
+
+    def orphans(self, name: str) -> I32:
+        """The slots that a tenant alone sees, ascending."""
+        others = [self.lists[other].members() for other in self.tenants() if other != name]
+        found = self.tenant(name)
+        own = np.zeros(0, np.int32) if found is None else found.members()
+        return np.setdiff1d(own, np.concatenate([*others, np.zeros(0, np.int32)])).astype(np.int32)
 
     def access(self) -> list[list[str]]:
         """Who may see each slot, sorted by name; empty for dead slots."""
@@ -136,23 +143,23 @@ class State:
             rows = np.flatnonzero(store.alive[: store.used] & (store.leaf[: store.used] == leaf))
             if not growth.counted(leaf, len(rows)):
                 continue
-            parts = divided(store.vectors, rows, max(2, -(-len(rows) // most)), seed=leaf)
+            parts = divided(store.rows(rows), np.arange(len(rows)), max(2, -(-len(rows) // most)), seed=leaf)
             if not parts:
                 growth.refuse(leaf)
                 continue
             self.clusters = with_split(self.clusters, leaf, np.stack([centre for centre, _ in parts]))
             store.leaf[: store.used][store.leaf[: store.used] > leaf] += len(parts) - 1
             for number, (_, part) in enumerate(parts):
-                store.leaf[part] = leaf + number
+                store.leaf[rows[part]] = leaf + number
             growth.split(leaf, [len(part) for _, part in parts], most)
             self.splits += 1
 
 
 def build_state(
-    vectors: F32, ids: Sequence[Id], access: Sequence[Iterable[str]], *, metric: str, shape: TreeShape, seed: int
+    vectors: Stored, ids: Sequence[Id], access: Sequence[Iterable[str]], *, metric: str, shape: TreeShape, seed: int
 ) -> State:
     """A state of vectors [n, d], checked and prepared, in which slots stand in the order of the tree's leaves."""
-    clusters, leaf = build_tree(vectors, shape, seed)
+    clusters, leaf = build_tree(vectors.astype(np.float32, copy=False), shape, seed)
     order = np.argsort(leaf, kind="stable")
     store = SlotStore.of(vectors[order], leaf[order], [ids[row] for row in order], metric)
     granted = _by_tenant(range(len(order)), [access[row] for row in order])

@@ -26,7 +26,7 @@ SMALLEST = 64
 CLASS_FACTOR = 8
 WIDTHS = (2, 4, 10)
 LEAST_WIDTHS = (20, 40, 100)
-PATIENCES = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
+PATIENCES = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512, 1024)
 LEVEL = 0.95
 
 
@@ -94,7 +94,7 @@ def _plan(state: State, from_size: int, questions: Questions, recall: float, k: 
 
 def _answers(state: State, name: str, asked: I32, k: int, effort: Effort | None) -> I32:
     """The k nearest slots [m, k] of the vectors asked for, each without itself."""
-    queries: F32 = np.ascontiguousarray(state.store.vectors[asked])
+    queries: F32 = state.store.rows(asked)
     run = state.run(name)
     assert run is not None, "a tenant that is asked for sees vectors"
     task = Task(queries, [run], [effort], np.zeros(len(queries), np.int64))

@@ -86,13 +86,55 @@ def test_a_part_that_cannot_be_written_is_marked_and_the_exit_code_tells(scripte
     assert "the code is 4711" in run.stdout
 
 
-def test_modes_are_compared_on_the_same_questions(scripted):
-    run = scripted.run("sgd-decode", "compare", "q.jsonl", "--large", "script:s.jsonl", "--json", "--limit", "1")
-    found = {row["mode"]: row for row in json.loads(run.stdout)["modes"]}
+def test_modes_are_compared_on_the_same_questions_with_intervals(scripted):
+    run = scripted.run("sgd-decode", "compare", "q.jsonl", "--large", "script:s.jsonl", "--repeat", "2")
+    found = json.loads(run.stdout)
+    modes = {row["mode"]: row for row in found["modes"]}
+    rising = [modes["sgd"]["speed_up"][bound] for bound in ("low", "value", "high")]
 
-    assert list(found) == ["ar", "sot", "sgd-v1", "sgd"]
-    assert found["ar"]["graphs"] == 0
-    assert found["sgd"]["total_s"] < found["sgd-v1"]["total_s"]
+    assert list(modes) == ["ar", "sot", "sgd-v1", "sgd"]
+    assert modes["ar"]["graphs"] == 0
+    assert modes["ar"]["trials"] == 4
+    assert modes["ar"]["speed_up"] is None
+    assert modes["sgd"]["mean_s"] < modes["sgd-v1"]["mean_s"]
+    assert rising == sorted(rising)
+    assert found["ran"] == ["structure"]
+    assert "95 % intervals" in run.stderr
+
+
+def test_answers_that_were_kept_are_judged_again_without_a_model(scripted):
+    """A judge that always prefers the answer shown first prefers none: in both orders that is a tie."""
+    (scripted.directory / "first.jsonl").write_text('{"text": "general: A\\nrelevance: A"}\n')
+    args = ("--large", "script:s.jsonl", "--modes", "ar,sgd", "--save", "kept.jsonl", "--json")
+    first = json.loads(scripted.run("sgd-decode", "compare", "q.jsonl", *args, "--judge", "none").stdout)
+    again = ("sgd-decode", "compare", "kept.jsonl", "--rejudge", "--judge", "script:first.jsonl", "--json")
+    both = json.loads(scripted.run(*again).stdout)
+    once = json.loads(scripted.run(*again, "--order", "first", "--save", "judged.jsonl").stdout)
+    kept = json.loads(scripted.run("sgd-decode", "compare", "judged.jsonl", "--rejudge", "--judge", "none").stdout)
+
+    assert first["ran"] == []
+    assert both["modes"] == first["modes"]
+    assert [row["net"]["value"] for row in both["wins"]] == [0.0] * 6
+    assert [row["wins"] for row in once["wins"]] == [2, 2, 0, 0, 0, 0]
+    assert kept["wins"] == once["wins"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "named"),
+    [
+        (("q.jsonl", "--large", "script:s.jsonl", "--judge", "embedded"), 2, "135M"),
+        (("q.jsonl", "--large", "script:s.jsonl", "--judge", "script:none.jsonl"), 1, "none.jsonl"),
+        (("q.jsonl", "--rejudge"), 65, "q.jsonl:1"),
+        (("empty.jsonl", "--rejudge"), 65, "no answers"),
+        (("q.jsonl", "--large", "script:s.jsonl", "--modes", "ar,spec"), 2, "'spec'"),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_is_refused(scripted, args, code, named):
+    (scripted.directory / "empty.jsonl").write_text("")
+    run = scripted.run("sgd-decode", "compare", *args)
+
+    assert run.returncode == code
+    assert named in run.stderr
 
 
 @pytest.mark.parametrize(("form", "sign"), [("text", "| needs 1 |"), ("dot", "1 -> 2;"), ("mermaid", "p1 --> p2")])

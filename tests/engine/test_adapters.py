@@ -147,7 +147,8 @@ def test_a_tensor_that_does_not_fit_is_named_in_one_line(adapter, change, messag
         ('{"peft_type": "LORA", "r": true, "lora_alpha": 1}', "rank r is True"),
         ('{"peft_type": "LORA", "r": 4}', "lora_alpha is None"),
         ('{"peft_type": "LORA", "r": 4, "lora_alpha": 1, "modules_to_save": ["lm_head"]}', "modules_to_save is set"),
-        ('{"peft_type": "LORA", "r": 4, "lora_alpha": 1, "use_dora": true}', "use_dora is set"),
+        ('{"peft_type": "LORA", "r": 4, "lora_alpha": 1, "use_dora": true}', "has no magnitude"),
+        ('{"peft_type": "LORA", "r": 4, "lora_alpha": 1, "lora_bias": true}', "lora_bias is set"),
     ],
 )
 def test_a_configuration_that_cannot_be_served_is_refused(adapter, text, message):

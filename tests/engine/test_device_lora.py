@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsys.engine.device_lora import DeviceAdapters
-from llmsys.engine.lora import GROUPS, Factor, HostAdapters, group_widths, segments_of
+from llmsys.engine.factors import GROUPS, Factor, group_widths
+from llmsys.engine.lora import HostAdapters, segments_of
 from llmsys.engine.model import ModelConfig
 
 CONFIG = ModelConfig("llama", 24, 2, 3, 1, 8, 40, 64, 1e-5, 1e4, 128)

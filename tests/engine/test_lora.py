@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsys.engine.lora import GROUPS, AdapterWeights, LoraStep, group_widths, segments_of
+from llmsys.engine.factors import GROUPS, group_widths
+from llmsys.engine.lora import AdapterWeights, LoraStep, segments_of
 from llmsys.engine.model import ModelConfig
 
 CONFIG = ModelConfig("llama", 24, 2, 3, 1, 8, 40, 64, 1e-5, 1e4, 128)

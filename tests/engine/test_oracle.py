@@ -12,6 +12,7 @@ import torch
 
 from llmsys.engine.adapter_pool import AdapterPool
 from llmsys.engine.loader import load_model
+from llmsys.engine.lora import HostAdapters
 from llmsys.engine.runner import Runner
 from llmsys.engine.sequence import Chunk, Plan, Request, Sequence
 
@@ -22,7 +23,8 @@ NEW_TOKENS = 64
 
 
 def runner_for(model, *, slots=0):
-    pool = AdapterPool(model.config, slots=slots, rank_max=64, dtype=model.decoder.dtype)
+    memory = HostAdapters(model.config, dtype=model.decoder.dtype, decoder=model.decoder)
+    pool = AdapterPool(model.config, slots=slots, rank_max=64, dtype=model.decoder.dtype, memory=memory)
     return Runner.on_rows(model.decoder, pool, rows=48, max_len=512), pool
 
 
@@ -75,6 +77,7 @@ ADAPTERS = {
     "all": {"r": 8, "target_modules": ALL_TARGETS},
     "narrow": {"r": 3, "target_modules": ["q_proj", "v_proj"], "lora_alpha": 24},
     "stable": {"r": 16, "target_modules": ["o_proj", "down_proj"], "use_rslora": True},
+    "dora": {"r": 6, "target_modules": ALL_TARGETS, "use_dora": True},
     "early": {"r": 12, "target_modules": ["gate_proj", "k_proj"], "layers_to_transform": [0, 1, 7]},
     "uneven": {
         "r": 4,

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmsys.engine.factors import group_widths
 from llmsys.engine.loader import read_config
-from llmsys.engine.lora import AdapterWeights, group_widths
+from llmsys.engine.lora import AdapterWeights
 from llmsys.errors import UsageFault
 from llmsys.serve_lora.bench_servers import EngineServer, PeftServer, Served
 from llmsys.serve_lora.engine_bench import parameters

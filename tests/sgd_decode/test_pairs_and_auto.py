@@ -146,14 +146,14 @@ def test_a_part_sees_the_whole_plan_or_the_lines_up_to_its_own(full_plan, seen):
 def test_auto_is_never_under_97_percent_of_ar_on_recorded_plans_and_the_schedule_is_the_optimum():
     """The step-time laws of a laptop and of a GPU, without a clock."""
     records = read_plans(FIXTURES / "plans.jsonl")
-    for law, prefill_s in ((StepTime(0.0262, 0.0031), 0.003), (StepTime(0.02, 0.0015), 0.0005)):
+    for law, prefill_s, over_v1 in ((StepTime(0.0262, 0.0031), 0.003, 1.29), (StepTime(0.02, 0.0015), 0.0005, 1.15)):
         found = bench_plans(records, law, prefill_s=prefill_s)
 
         assert found.least_auto >= 0.97
         assert found.worst_of_optimum <= 1.03
         assert found.wide_speed_up >= 2.3
         assert found.prefill_below >= 0.75
-        assert found.mean_over_v1 > 1.1
+        assert found.mean_over_v1 >= over_v1
         assert all(row.makespan_s >= row.bound_s - 1e-9 for row in found.rows)
 
 

@@ -1,6 +1,8 @@
 """Any text is a plan: what comes out is a graph in line order, and reading it again changes nothing."""
 
 import json
+import sys
+import tracemalloc
 from pathlib import Path
 
 import networkx as nx
@@ -154,3 +156,123 @@ def test_cleaning_a_title_twice_is_cleaning_it_once(text):
 def test_megabytes_of_hostile_text_are_read(piece):
     """Quadratic reading of four million characters would take hours."""
     check_graph(parse_plan(piece * (4_000_000 // len(piece))))
+
+
+@pytest.mark.parametrize(
+    ("text", "loose"),
+    [
+        ("1. A | needs - | level 1\n2. B | needs 1 | level 2\nend", 0),
+        ("Sure!\n1. A | needs - | level 1\n2. B | needs 1 | level 2\nend\nThat is it.", 2),
+        ("```\n1. A | needs - | level 1\n2. B | needs 1 | level 2\nend\n```", 0),
+        ('Here:\n```json\n[{"title": "A"}, {"title": "B"}]\n```\nLet me know!', 2),
+        ('{"title": "A"}\n{"title": "B"}\nbye', 1),
+        ("My list\n\n- A\n- B", 1),
+        ("1. A (easy)\n   which is fun\n2. B (hard)", 1),
+    ],
+)
+def test_lines_that_are_no_part_are_counted_as_rule_one(text, loose):
+    plan = parse_plan(text)
+    told = [repair for repair in plan.repairs if repair.startswith("R1:")]
+
+    assert len(plan.nodes) == 2
+    assert told == ([f"R1:{loose} lines that are no part, ignored"] if loose else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("1. A | needs - | level 1\n1. B | needs - | level 1\n2. C | needs 1 | level 5", "R2:1 again, renumbered"),
+        ("7. A | needs - | level 1\n9. B | needs 7 | level 1", "R3:renumbered"),
+        ("1. A | needs 9 | level 1\n2. B | needs 1 | level 1", "R4:1->9 unknown, dropped"),
+        ("1. A | needs 1 | level 1\n2. B | needs 1 | level 1", "R5:1->1 itself, dropped"),
+        ("1. A | needs 2 | level 1\n2. B | needs - | level 1", "R6:1 moved to 2, behind what it needs"),
+        ("1. A | needs 2 | level 1\n2. B | needs 1 | level 1", "R6:1->2 closes a cycle, dropped"),
+        ("1. A | needs - | level 9/10\n2. B | needs 1 | level 1", "R8:1 level '9/10' read as 5"),
+        (
+            "1. ** | needs - | level 1\n2. B | needs 1 | level 1\n3. C | needs - | level 1",
+            "R10:1 without a title, dropped",
+        ),
+    ],
+)
+def test_every_rule_that_is_applied_is_told(text, rule):
+    assert rule in parse_plan(text).repairs
+
+
+def test_parts_beyond_the_most_are_merged_and_that_is_told():
+    text = "\n".join(f"{number}. Part {number} | needs {number - 1 or '-'} | level 2" for number in range(1, 13))
+    plan = parse_plan(text, max_nodes=4)
+
+    assert [node.needs for node in plan.nodes] == [(), (1,), (2,), (3,)]
+    assert plan.nodes[-1].title.startswith("Part 4; Part 5")
+    assert "R9:8 beyond 4 merged into the last" in plan.repairs
+
+
+def test_a_million_rules_are_not_a_million_lines():
+    plan = parse_plan("\n".join(f"1. Title {number} | needs 77 | level x" for number in range(20_000)))
+
+    assert len(plan.repairs) <= 40
+
+
+def hostile_chain(count):
+    """Empty parts, each of which hands on what the one before it needs, and one part more."""
+    lines = (
+        f"{2 * at + 1}. Title {at} | needs - | level 1\n{2 * at + 2}. * | needs {2 * at},{2 * at + 1} | level 1"
+        for at in range(count)
+    )
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        hostile_chain,
+        lambda count: "1. A | needs 1\n" * count,
+        lambda count: "[" + ",".join(f'{{"id": {at}, "title": "t", "needs": [{at + 1}]}}' for at in range(count)),
+        lambda count: "1. A | needs " + ",".join(map(str, range(count))) + "\n2. B | needs 1 | level 1",
+        lambda count: "- x\n" * count,
+    ],
+    ids=["chain of empties", "duplicates", "forward needs", "long needs", "bullets"],
+)
+def test_twice_the_hostile_text_takes_twice_the_work_and_not_four_times(make):
+    """Work is counted in calls of Python functions and the most memory held: neither depends on the clock."""
+    small, large = cost_of(make(1500)), cost_of(make(3000))
+
+    assert large[0] <= 2.5 * small[0] + 1000
+    assert large[1] <= 2.5 * small[1] + 100_000
+
+
+def cost_of(text):
+    calls = 0
+
+    def count(frame, event, arg):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    tracemalloc.start()
+    sys.setprofile(count)
+    try:
+        parse_plan(text)
+    finally:
+        sys.setprofile(None)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return calls, most
+
+
+@given(st.lists(st.sampled_from(["* ", "Title", "", "|"]), min_size=1, max_size=14), st.data())
+def test_dropping_parts_without_a_title_keeps_who_comes_before_whom(titles, data):
+    """Against networkx: among parts with a title, a path through dropped ones stays a path."""
+    count = len(titles)
+    needs = [data.draw(st.sets(st.integers(1, max(1, at)), max_size=3)) if at else set() for at in range(count)]
+    given_items = [Item(at + 1, title, tuple(sorted(needs[at])), 1) for at, title in enumerate(titles)]
+    plan = repair(given_items, max_nodes=count)
+    whole = nx.DiGraph((need - 1, at) for at in range(count) for need in needs[at] if need - 1 < at)
+    whole.add_nodes_from(range(count))
+    kept = [at for at, title in enumerate(titles) if clean_title(title)]
+    found = nx.DiGraph((need, node.id) for node in plan.nodes for need in node.needs)
+    found.add_nodes_from(node.id for node in plan.nodes)
+
+    assert len(plan.nodes) == len(kept)
+    for first, one in enumerate(kept):
+        for second, other in enumerate(kept):
+            assert nx.has_path(found, first + 1, second + 1) == nx.has_path(whole, one, other)

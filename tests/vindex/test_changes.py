@@ -124,3 +124,14 @@ def test_many_slots_together_are_looked_up_and_removed_as_one_by_one(generator):
         alone.remove(slot, leaf)
     assert together.slots.tolist() == alone.slots.tolist()
     assert together.tail == alone.tail
+
+
+def test_dropping_a_tenant_can_take_along_what_nobody_else_sees(built):
+    index, _, access = built
+    alone = {row for row, names in enumerate(access) if names == ["t2"]}
+
+    changed = index.drop_tenant("t2", orphans="delete")
+
+    assert changed == {"revoked": sum("t2" in names for names in access), "deleted": len(alone)}
+    assert set(range(300)) - set(index.state.store.slot_of) == alone
+    assert set(Index.open(index.path).state.store.slot_of) == set(index.state.store.slot_of)

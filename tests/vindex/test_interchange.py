@@ -1,6 +1,7 @@
 """What is written for another store comes back whole, and damaged files are refused in one line."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -8,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsys.errors import BadInput
-from llmsys.vindex.interchange import FORMS, Content, read, write
+from llmsys.vindex.content import Content
+from llmsys.vindex.interchange import FORMS, read, write
 
+LANCE = pytest.mark.skipif(find_spec("lancedb") is None, reason="lancedb is not installed")
+INSTALLED = [pytest.param(form, marks=LANCE if form == "lancedb" else ()) for form in FORMS]
 NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=6)
 ROWS = st.lists(
     st.tuples(
@@ -25,7 +29,7 @@ def content(rows, ids, metric):
     return Content(vectors, ids, [tenants for _, tenants in rows], metric)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", INSTALLED)
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 @settings(max_examples=15)
 @given(rows=ROWS, text=st.booleans(), data=st.data())
@@ -43,17 +47,17 @@ def test_a_round_trip_keeps_everything(tmp_path_factory, form, metric, rows, tex
     assert found.metric in {metric, None} | ({"ip"} if form == "faiss" else set())
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", INSTALLED)
 def test_files_cut_short_are_refused(tmp_path, form):
     write(form, content([([1.0, 2.0, 3.0], ["a"])] * 3, [4, 5, 6], "l2"), tmp_path)
-    for file in tmp_path.iterdir():
+    for file in [path for path in tmp_path.rglob("*") if path.is_file()]:
         file.write_bytes(file.read_bytes()[:-9])
 
     with pytest.raises(BadInput):
         read(form, tmp_path)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", INSTALLED)
 def test_a_directory_without_them_is_named(tmp_path, form):
     with pytest.raises(FileNotFoundError, match=r"\w"):
         read(form, tmp_path)
@@ -71,3 +75,15 @@ def test_qdrants_collection_marks_the_tenants_and_its_points_are_upserts(tmp_pat
     assert json.loads((tmp_path / "index.json").read_text())["field_schema"] == {"type": "keyword", "is_tenant": True}
     (point,) = json.loads((tmp_path / "points.jsonl").read_text())["points"]
     assert point == {"id": 0, "vector": [1.0, 2.0, 3.0], "payload": {"tenants": ["a", "b"], "id": "doc"}}
+
+
+@LANCE
+def test_a_lance_table_is_one_that_lancedb_searches(tmp_path):
+    rows = [([1.0, 0.0, 0.0], ["a"]), ([0.9, 0.1, 0.0], ["b"]), ([0.0, 1.0, 0.0], ["a", "b"])]
+    write("lancedb", content(rows, [4, 5, 6], "cosine"), tmp_path)
+
+    lancedb = pytest.importorskip("lancedb")
+    table = lancedb.connect(tmp_path).open_table("vectors")
+    found = table.search([1.0, 0.0, 0.0]).where("array_has(tenants, 'b')", prefilter=True).limit(3).to_arrow()
+
+    assert found["id"].to_pylist() == [5, 6]

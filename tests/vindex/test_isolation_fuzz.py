@@ -62,7 +62,9 @@ def write(index, generator, history, visible, live, steps):
                 visible[other] = visible[other] - set(there)
             live -= set(there)
         elif kind == "drop":
-            index.drop_tenant(name)
+            alone = visible[name] - set().union(*(visible[other] for other in TENANTS if other != name))
+            index.drop_tenant(name, orphans="delete")
+            live -= alone
             visible[name] = set()
         else:
             index.compact(retrain=bool(generator.integers(0, 2)))
@@ -95,11 +97,11 @@ def foreign(history, names, where, hits):
     return wrong
 
 
-def fuzz(place, searches, steps):
+def fuzz(place, searches, steps, dtype="f32"):
     """Run one history with three searching threads; the number of searches judged, and what was wrong in them."""
     history, visible = History(), {name: set() for name in TENANTS}
     stop, kept, broken, asked = threading.Event(), [[], [], []], [], threading.Semaphore(0)
-    index = Index.build(place, np.zeros((0, DIM)), metric="l2", shape=SMALL)
+    index = Index.build(place, np.zeros((0, DIM)), metric="l2", dtype=dtype, shape=SMALL)
 
     def read(number):
         generator = np.random.default_rng(100 + number)
@@ -140,8 +142,9 @@ def fuzz(place, searches, steps):
     return len(answers) * BATCH, versions, [one for answer in answers for one in foreign(history, *answer)]
 
 
-def test_no_answer_holds_a_foreign_vector(tmp_path):
-    searches, versions, wrong = fuzz(tmp_path / "idx", searches=8_000, steps=800)
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_no_answer_holds_a_foreign_vector(tmp_path, dtype):
+    searches, versions, wrong = fuzz(tmp_path / "idx", searches=8_000, steps=800, dtype=dtype)
 
     assert searches >= 8_000
     assert versions > 10

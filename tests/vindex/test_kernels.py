@@ -10,15 +10,15 @@ from tests.vindex.conftest import SMALL
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
-@pytest.mark.parametrize(("count", "dim"), [(1, 1), (63, 5), (65, 64), (700, 33)])
-def test_the_compiled_searches_give_what_numpy_gives(tmp_path, generator, metric, count, dim):
+@pytest.mark.parametrize(("count", "dim", "dtype"), [(1, 1, "f16"), (63, 5, "f32"), (65, 64, "f16"), (700, 33, "f32")])
+def test_the_compiled_searches_give_what_numpy_gives(tmp_path, generator, metric, count, dim, dtype):
     vectors = generator.normal(size=(count, dim))
     access = [["a", "b"] if row % 3 else ["a"] for row in range(count)]
-    with Index.build(tmp_path / "idx", vectors, access=access, metric=metric, shape=SMALL) as index:
+    with Index.build(tmp_path / "idx", vectors, access=access, metric=metric, dtype=dtype, shape=SMALL) as index:
         index.add(generator.normal(size=(10, dim)), range(count, count + 10), [["a", "b"]] * 10)
         index.delete(range(0, count, 5))
         state = index.state
-        queries = state.store.vectors[: min(count, 20)].copy() + np.float32(0.01)
+        queries = state.store.rows(np.arange(min(count, 20))) + np.float32(0.01)
         runs = [state.run("a"), state.run("b")]
         whose = np.arange(len(queries)) % 2
 

@@ -28,15 +28,20 @@ class Machine(RuleBasedStateMachine):
         self.place = Path(tempfile.mkdtemp())
         self.vectors, self.seen = {}, {}
 
-    @initialize(metric=st.sampled_from(["l2", "ip", "cosine"]), text=st.booleans(), rows=st.lists(VECTORS, max_size=40))
-    def build(self, metric, text, rows):
-        self.metric, self.text = metric, text
+    @initialize(
+        metric=st.sampled_from(["l2", "ip", "cosine"]),
+        dtype=st.sampled_from(["f32", "f16"]),
+        text=st.booleans(),
+        rows=st.lists(VECTORS, max_size=40),
+    )
+    def build(self, metric, dtype, text, rows):
+        self.metric, self.text, self.error = metric, text, 1e-6 if dtype == "f32" else 2e-3
         self.vectors = {self.name(row): list(vector) for row, vector in enumerate(rows)}
         self.seen = {one: {"ann"} if row % 2 else {"ann", "bob"} for row, one in enumerate(self.vectors)}
         values = np.array(list(self.vectors.values()), np.float32).reshape(-1, 3)
         access = [sorted(self.seen[one]) for one in self.vectors]
         ids = list(self.vectors) or None
-        self.index = Index.build(self.place / "idx", values, ids, access, metric=metric, shape=SHAPE)
+        self.index = Index.build(self.place / "idx", values, ids, access, metric=metric, dtype=dtype, shape=SHAPE)
 
     def name(self, number):
         return f"v{number:02}" if self.text else number
@@ -86,10 +91,13 @@ class Machine(RuleBasedStateMachine):
         for one in ids & set(self.vectors):
             self.seen[one].discard(tenant)
 
-    @rule(tenant=TENANTS)
-    def drop(self, tenant):
+    @rule(tenant=TENANTS, orphans=st.sampled_from(["keep", "delete"]))
+    def drop(self, tenant, orphans):
         held = sum(tenant in names for names in self.seen.values())
-        assert self.index.drop_tenant(tenant) == {"revoked": held}
+        alone = [one for one, names in self.seen.items() if names == {tenant} and orphans == "delete"]
+        assert self.index.drop_tenant(tenant, orphans=orphans) == {"revoked": held, "deleted": len(alone)}
+        for one in alone:
+            del self.vectors[one], self.seen[one]
         for names in self.seen.values():
             names.discard(tenant)
 
@@ -117,7 +125,7 @@ class Machine(RuleBasedStateMachine):
             assert found.row(0) == (right[0], right[1])
         elif seen:
             right = brute_force(values, seen, query, k, self.metric)
-            np.testing.assert_allclose(found.row(0)[1], right[1], atol=1e-6)
+            np.testing.assert_allclose(found.row(0)[1], right[1], atol=self.error)
 
     @invariant()
     def holds_what_it_should(self):

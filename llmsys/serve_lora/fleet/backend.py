@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from llmsys.engine.json_grammar import JsonGrammar
 from llmsys.engine.tokens import Tokenizer
 from llmsys.errors import LlmsysError
 from llmsys.serve_lora.adapter_check import checked_reader
@@ -17,7 +18,6 @@ from llmsys.serve_lora.fleet.fleet import Alike, Fleet
 from llmsys.serve_lora.fleet.launching import Launcher, ProcessLauncher
 from llmsys.serve_lora.fleet.settings import LOCAL, FleetSettings
 from llmsys.serve_lora.fleet.spec import ReplicaSpec
-from llmsys.serve_lora.json_grammar import JsonGrammar
 from llmsys.serve_lora.server.backend import Backend
 from llmsys.serve_lora.server.registry import AdapterRegistry, Slots
 from llmsys.serve_lora.server.settings import ServerSettings

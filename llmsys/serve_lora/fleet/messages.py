@@ -12,8 +12,8 @@ from typing import TypeAlias, TypeVar
 
 import msgspec
 
+from llmsys.engine.json_grammar import JsonMask
 from llmsys.engine.sequence import Request, SamplingParams, TokenEvent
-from llmsys.serve_lora.json_grammar import JsonMask
 
 __all__ = [
     "AdapterRef",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from llmsys.engine.assembly import EngineParts, assemble
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
+from llmsys.engine.json_grammar import JsonGrammar
 from llmsys.engine.model import ModelConfig
 from llmsys.engine.parts import TextCodec
 from llmsys.engine.policy import FirstComeFirstServed
@@ -20,7 +21,6 @@ from llmsys.engine.sequence import Request, SamplingParams
 from llmsys.engine.server_loop import AsyncEngine
 from llmsys.serve_lora.adapter_check import checked_reader
 from llmsys.serve_lora.adapter_shelf import AdapterShelf
-from llmsys.serve_lora.json_grammar import JsonGrammar
 from llmsys.serve_lora.ledger import VERSION, Ledger, Opening
 from llmsys.serve_lora.server.doors import Door, Residency, Spending
 from llmsys.serve_lora.server.jobs import MakeMask

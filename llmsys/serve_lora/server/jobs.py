@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from llmsys.engine.errors import RequestError
+from llmsys.engine.json_grammar import JsonMask, schema_of
 from llmsys.engine.parts import TextCodec
 from llmsys.engine.sequence import Request, SamplingParams
+from llmsys.engine.tool_prompt import forced_schema, tool_messages
 from llmsys.errors import Unavailable
 from llmsys.serve_lora.batch_requests import sampling_of
-from llmsys.serve_lora.json_grammar import JsonMask, schema_of
 from llmsys.serve_lora.server.bodies import AnswerBody
 from llmsys.serve_lora.server.faults import ApiFault, not_found
-from llmsys.serve_lora.server.tool_prompt import forced_schema, tool_messages
 
 __all__ = ["Job", "MakeMask", "adapter_of", "check_offered", "make_job"]
 

@@ -16,10 +16,10 @@ from llmsys.engine.completion import Collector
 from llmsys.engine.errors import EngineError
 from llmsys.engine.outputs import Completion
 from llmsys.engine.sequence import Finish, TokenEvent
+from llmsys.engine.tool_prompt import forced_schema, offers_tools
 from llmsys.serve_lora.batch_results import chat_token, choice_body, usage_body
 from llmsys.serve_lora.server.faults import ApiFault, api_fault
 from llmsys.serve_lora.server.jobs import Job
-from llmsys.serve_lora.server.tool_prompt import forced_schema, offers_tools
 from llmsys.serve_lora.server.tool_text import ToolText
 
 __all__ = ["Frame", "Tagged", "chunks", "whole_answer"]

@@ -9,7 +9,7 @@ from uuid import uuid4
 import msgspec
 
 from llmsys.artifacts import encode
-from llmsys.serve_lora.server.tool_prompt import CALL_BEGINS, CALL_ENDS
+from llmsys.engine.tool_prompt import CALL_BEGINS, CALL_ENDS
 
 __all__ = ["Call", "ToolText"]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llmsys.artifacts import BatchBody
 from llmsys.engine.errors import RequestError
-from llmsys.serve_lora.server.tool_prompt import forced_schema, offers_tools, tool_messages
+from llmsys.engine.tool_prompt import forced_schema, offers_tools, tool_messages
 from llmsys.serve_lora.server.tool_text import ToolText
 from tests.serve_lora.server.conftest import at_server
 

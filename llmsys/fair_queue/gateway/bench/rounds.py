@@ -1,7 +1,8 @@
 """The bench itself: every proxy in front of one backend, in turns, and what a request and a chunk cost it in CPU time.
 
 CPU time is the proxy's own, from the system's counters, so the clients' and the backend's share of the machine does not
-enter; what else runs on the machine still does, which is why proxies take turns and medians are compared.
+enter; what else runs on the machine still does, which is why proxies take turns and medians are compared. The time to
+the first byte is that of plain requests which come at half the rate that our gateway has just sustained.
 """
 
 import statistics
@@ -24,7 +25,9 @@ PLAIN_CLIENTS, STREAMS = 32, 64
 @dataclass(frozen=True, slots=True)
 class ProxyCost:
     """One proxy: CPU µs per plain request and per streamed chunk, as medians over rounds with the extremes; our cost
-    over its; ms to the first byte of plain answers; answers that were no 200."""
+    over its; ms to the first byte at half load (none for a proxy too slow for that), and how many of them our gateway
+    adds to its; answers that were no 200.
+    """
 
     proxy: str
     us_request: float | None = None
@@ -35,16 +38,19 @@ class ProxyCost:
     chunk_ratio: float | None = None
     first_byte_p50_ms: float | None = None
     first_byte_p99_ms: float | None = None
+    added_p50_ms: float | None = None
+    added_p99_ms: float | None = None
     failed: int = 0
     absent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayBench:
-    """Every proxy's cost, ours first; what ran and where the targets are."""
+    """Every proxy's cost, ours first; what ran. half_rate_s: plain requests a second at half load, the last round's."""
 
     proxies: list[ProxyCost]
     rounds: int
+    half_rate_s: float
     requests: int
     streams: int
     chunks: int
@@ -56,6 +62,7 @@ class _Samples:
     us_request: list[float] = field(default_factory=list)
     us_chunk: list[float] = field(default_factory=list)
     first_byte_s: list[float] = field(default_factory=list)
+    plain_s: float = 0.0
     failed: int = 0
 
 
@@ -82,8 +89,14 @@ def run_gateway_bench(
             for name, one in running.items():
                 _measure(one, loads, samples.setdefault(name, _Samples()))
                 on_done(1)
+            half_rate_s = 0.5 * requests / samples["llmsys"].plain_s
+            paced = Load("paced", PLAIN_CLIENTS, requests, stream=False, rate_s=half_rate_s)
+            for name, one in running.items():
+                if samples[name].plain_s * half_rate_s < requests:
+                    _time(one, paced, samples[name])
+                on_done(1)
     costs = _costs(chosen, samples, absent)
-    return GatewayBench(costs, rounds, requests, streams, CHUNKS, _warnings(costs))
+    return GatewayBench(costs, rounds, half_rate_s, requests, streams, CHUNKS, _warnings(costs))
 
 
 def _start(
@@ -109,7 +122,13 @@ def _measure(one: Running, loads: tuple[Load, Load], samples: _Samples) -> None:
             samples.us_chunk.append(spent_us / (load.requests * CHUNKS))
         else:
             samples.us_request.append(spent_us / load.requests)
-            samples.first_byte_s += asked.first_byte_s
+            samples.plain_s = asked.wall_s
+
+
+def _time(one: Running, load: Load, samples: _Samples) -> None:
+    asked = ask_all(one.port, load, key=one.key)
+    samples.failed += asked.failed + _short(asked, load)
+    samples.first_byte_s += asked.first_byte_s
 
 
 def _short(asked: Asked, load: Load) -> int:
@@ -130,7 +149,8 @@ def _costs(chosen: Sequence[Proxy], samples: dict[str, _Samples], absent: dict[s
 
 def _cost(name: str, samples: _Samples, ours: _Samples | None) -> ProxyCost:
     request, part = statistics.median(samples.us_request), statistics.median(samples.us_chunk)
-    first = sorted(samples.first_byte_s)
+    p50_ms, p99_ms = _first_byte_ms(samples)
+    our_p50_ms, our_p99_ms = _first_byte_ms(ours) if ours else (None, None)
     return ProxyCost(
         name,
         us_request=request,
@@ -139,10 +159,20 @@ def _cost(name: str, samples: _Samples, ours: _Samples | None) -> ProxyCost:
         us_chunk_range=(min(samples.us_chunk), max(samples.us_chunk)),
         request_ratio=statistics.median(ours.us_request) / request if ours and request else None,
         chunk_ratio=statistics.median(ours.us_chunk) / part if ours and part else None,
-        first_byte_p50_ms=1e3 * first[len(first) // 2],
-        first_byte_p99_ms=1e3 * first[int(0.99 * len(first))],
+        first_byte_p50_ms=p50_ms,
+        first_byte_p99_ms=p99_ms,
+        added_p50_ms=our_p50_ms - p50_ms if our_p50_ms is not None and p50_ms is not None else None,
+        added_p99_ms=our_p99_ms - p99_ms if our_p99_ms is not None and p99_ms is not None else None,
         failed=samples.failed,
     )
+
+
+def _first_byte_ms(samples: _Samples) -> tuple[float | None, float | None]:
+    """Median and 99th percentile, if there are any."""
+    first = sorted(samples.first_byte_s)
+    if not first:
+        return None, None
+    return 1e3 * first[len(first) // 2], 1e3 * first[int(0.99 * len(first))]
 
 
 def _warnings(costs: Sequence[ProxyCost]) -> list[str]:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from llmsys.engine.config import EngineConfig
 from llmsys.engine.core import Engine
 from llmsys.engine.errors import RequestError
+from llmsys.engine.json_grammar import JsonGrammar, schema_of
 from llmsys.engine.sequence import Request, SamplingParams
-from llmsys.serve_lora.json_grammar import JsonGrammar, schema_of
 
 SCHEMA = {
     "type": "object",

@@ -1,0 +1,82 @@
+"""Training that goes on in the same processes when workers die or join: the run side of `llmsys moe-train`."""
+
+from llmsys.moe_train.train.board import Board
+from llmsys.moe_train.train.checkpoint import Checkpoint, newest_checkpoint, writers
+from llmsys.moe_train.train.communicator import Communicator
+from llmsys.moe_train.train.config import RunConfig, RunIdentity
+from llmsys.moe_train.train.corpus import Corpus, evaluation_text, read_corpus, share, step_windows
+from llmsys.moe_train.train.evaluation import Evaluation, evaluate, open_run, whole_state
+from llmsys.moe_train.train.experts import ExpertBank, expert_products
+from llmsys.moe_train.train.export import export_model, is_mixtral
+from llmsys.moe_train.train.faults import SITES, Fault, FaultPoint, faults_text, parse_faults
+from llmsys.moe_train.train.gradients import sum_segments
+from llmsys.moe_train.train.mixture import MoELayer, StepContext
+from llmsys.moe_train.train.model import MoEModel, expert_name, fresh_expert
+from llmsys.moe_train.train.nursery import Child, Nursery, serve
+from llmsys.moe_train.train.planner import Planner, Transfer, find_transfer
+from llmsys.moe_train.train.request import run_config
+from llmsys.moe_train.train.routing import Route, cut_route, exchange, plan_route
+from llmsys.moe_train.train.shape import PRESETS, ModelShape, read_shape
+from llmsys.moe_train.train.state import Gradients, TrainingState, expert_numbers, fresh_expert_state
+from llmsys.moe_train.train.step import Assignment, Stepper
+from llmsys.moe_train.train.supervisor import Event, Supervisor
+from llmsys.moe_train.train.timeline import run_spans
+from llmsys.moe_train.train.trainer import Trainer
+
+__all__ = [
+    "PRESETS",
+    "SITES",
+    "Assignment",
+    "Board",
+    "Checkpoint",
+    "Child",
+    "Communicator",
+    "Corpus",
+    "Evaluation",
+    "Event",
+    "ExpertBank",
+    "Fault",
+    "FaultPoint",
+    "Gradients",
+    "MoELayer",
+    "MoEModel",
+    "ModelShape",
+    "Nursery",
+    "Planner",
+    "Route",
+    "RunConfig",
+    "RunIdentity",
+    "StepContext",
+    "Stepper",
+    "Supervisor",
+    "Trainer",
+    "TrainingState",
+    "Transfer",
+    "cut_route",
+    "evaluate",
+    "evaluation_text",
+    "exchange",
+    "expert_name",
+    "expert_numbers",
+    "expert_products",
+    "export_model",
+    "faults_text",
+    "find_transfer",
+    "fresh_expert",
+    "fresh_expert_state",
+    "is_mixtral",
+    "newest_checkpoint",
+    "open_run",
+    "parse_faults",
+    "plan_route",
+    "read_corpus",
+    "read_shape",
+    "run_config",
+    "run_spans",
+    "serve",
+    "share",
+    "step_windows",
+    "sum_segments",
+    "whole_state",
+    "writers",
+]

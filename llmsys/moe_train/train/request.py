@@ -1,0 +1,55 @@
+"""A run as a user words it (names, times with units, files) as the configuration that its processes share."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from llmsys.moe_train.durations import optional_seconds, seconds_of
+from llmsys.moe_train.train.config import RunConfig
+from llmsys.moe_train.train.faults import faults_text
+from llmsys.moe_train.train.shape import read_shape
+
+__all__ = ["run_config"]
+
+WORDED = ("model", "experts", "top_k", "faults", "join_wait", "heartbeat", "comm_timeout")
+
+
+def run_config(options: Mapping[str, object]) -> RunConfig:
+    """The configuration of options by name; those that it has no field for are somebody else's.
+
+    `model` is a name, JSON or a file; `faults` a list, a file or -; `join_wait`, `heartbeat` and `comm_timeout` are
+    times with units. Raises as `read_shape`, BadInput for other times.
+    """
+    plain = {
+        name: _worded(value)
+        for name, value in options.items()
+        if name in RunConfig.__struct_fields__ and name not in WORDED and value is not None
+    }
+    given = msgspec.convert({name: options[name] for name in WORDED}, _Worded)
+    return msgspec.structs.replace(
+        msgspec.convert(plain, RunConfig),
+        model=read_shape(given.model, experts=given.experts, top_k=given.top_k),
+        faults=faults_text(given.faults),
+        join_wait_s=optional_seconds(given.join_wait, "--join-wait", 0.0),
+        heartbeat_s=seconds_of(given.heartbeat, "--heartbeat"),
+        comm_timeout_s=seconds_of(given.comm_timeout, "--comm-timeout"),
+    )
+
+
+class _Worded(msgspec.Struct, frozen=True):
+    """The options that need more than their type."""
+
+    model: str
+    experts: int | None
+    top_k: int | None
+    faults: str
+    join_wait: str | None
+    heartbeat: str
+    comm_timeout: str
+
+
+def _worded(value: object) -> object:
+    """Paths as text, lists of them as tuples."""
+    if isinstance(value, list):
+        return tuple(str(one) for one in value)
+    return value if isinstance(value, str | int | float | bool) else str(value)

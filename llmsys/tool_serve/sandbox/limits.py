@@ -1,0 +1,50 @@
+"""What a sandboxed process may use, and the seam that every kind of sandbox fits."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+__all__ = ["INSIDE", "ProcessLimits", "Sandbox", "entry"]
+
+INSIDE = Path(__file__).resolve().parents[1] / "inside"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLimits:
+    """Bounds of one sandbox: address space of each process, CPU seconds, processes and threads, files."""
+
+    memory_bytes: int = 512 * 2**20
+    cpu_s: int = 30
+    processes: int = 64
+    file_bytes: int = 64 * 2**20
+    open_files: int = 256
+
+    def rlimits(self) -> dict[str, int]:
+        """By the names of resource.RLIMIT_*."""
+        return {
+            "AS": self.memory_bytes,
+            "CPU": self.cpu_s,
+            "NPROC": self.processes,
+            "FSIZE": self.file_bytes,
+            "NOFILE": self.open_files,
+        }
+
+
+class Sandbox(Protocol):
+    """A way to start a program so that it cannot reach out."""
+
+    @property
+    def name(self) -> str:
+        """What the output calls it."""
+
+    def command(self, program: Sequence[str]) -> list[str]:
+        """The command that starts the program inside, with an empty environment."""
+
+
+def entry(program: Sequence[str], limits: ProcessLimits, *, uid: int | None, bind: bool) -> list[str]:
+    """The command inside: `enter.py` bounds the process, then becomes the program."""
+    settings = json.dumps({"uid": uid, "limits": limits.rlimits(), "bind": bind})
+    return [sys.executable, "-I", "-S", str(INSIDE / "enter.py"), settings, *program]
