@@ -25,7 +25,11 @@ Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to lis
 Uds = Annotated[Path | None, typer.Option("--uds", metavar="PATH", help="Listen at a Unix socket instead.")]
 Tenants = Annotated[
     Path | None,
-    typer.Option("--tenants", metavar="FILE", help="TOML: [tenant.NAME] with keys, adapters, weight, rpm."),
+    typer.Option(
+        "--tenants",
+        metavar="FILE",
+        help="TOML: [tenant.NAME] with keys, adapters, weight, rpm. LLMSYS_API_KEY is the operator's key.",
+    ),
 ]
 MaxSequences = Annotated[int, typer.Option("--max-sequences", min=1, help="Sequences that run at once.")]
 MaxBatchTokens = Annotated[
@@ -107,30 +111,20 @@ def serve(
 ) -> None:
     """Serve the OpenAI API until SIGTERM or Ctrl-C: a request's model names the base model or an adapter.
 
-    Prints a line with its address when ready. With --tenants, or the operator's key in LLMSYS_API_KEY, keys are needed.
-
-    llmsys serve-lora serve --adapters ./adapters --port 8000
-
     llmsys serve-lora serve --adapters ./adapters --replicas 0:4 --cluster ray
     """
-    from llmsys import gpu
     from llmsys.fair_queue.policy import engine_policy
-    from llmsys.serve_lora import batch_files, read_prices, server
-    from llmsys.serve_lora.fleet.settings import fleet_settings
+    from llmsys.serve_lora import batch_files, fleet, read_prices, server
 
-    gpu.set_threads(threads)
     table = server.tenant_table(tenants, os.environ.get("LLMSYS_API_KEY"))
-    engine = server.EngineSettings(
-        *(device, dtype, seed, max_sequences, max_batch_tokens or None, lora_slots, lora_rank_max, max_queue),
-        *(round(kv_memory_gb * 1e9) or None, round(host_adapters_gb * 1e9), engine_policy(policy, table.weights())),
-    )
+    sizes = (max_sequences, max_batch_tokens or None, lora_slots, lora_rank_max, max_queue)
+    memory = (round(kv_memory_gb * 1e9) or None, round(host_adapters_gb * 1e9))
+    engine = server.EngineSettings(device, dtype, seed, *sizes, *memory, engine_policy(policy, table.weights()))
     access = server.Access(table, allow_runtime_adapters, isolate_prefix, insecure)
     records = server.Recording(ledger, read_prices(prices), metrics_prefix, metrics_tenants, cost_header)
     address, named = server.Address(host, port, uds), batch_files.adapter_paths(None, adapter or [])
     limits = {"max_moves": max_moves, "standby": standby, "places": max_sequences, "threads": threads}
-    fleet = fleet_settings(replicas, cluster, placement, keep_alive, consolidate_s=consolidate_s, **limits)
-    settings = server.ServerSettings(
-        *(model, address, adapters, named, pin or (), engine, access, records, drain_s, fleet)
-    )
+    many = fleet.fleet_settings(replicas, cluster, placement, keep_alive, consolidate_s=consolidate_s, **limits)
+    listed = (model, address, adapters, named, pin or (), engine, access, records, drain_s, many)
     with records_out(flush_each=True) as out:
-        server.serve(settings, ready=out.write)
+        server.serve(server.ServerSettings(*listed), threads=threads, ready=out.write)

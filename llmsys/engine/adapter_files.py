@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llmsys.engine.errors import AdapterError
 from llmsys.engine.factors import GROUPS, Factor, group_widths
+from llmsys.engine.lora import AdapterWeights
 from llmsys.engine.model import ModelConfig
 
 __all__ = ["AdapterFile", "read_adapter"]
@@ -30,7 +31,10 @@ _MAGNITUDE = "magnitude_vector"
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
-    """An adapter that fits its base model. `digest` identifies its contents; `rank` is its largest."""
+    """An adapter that fits its base model. `digest` identifies its contents; `rank` is its largest.
+
+    weights: the factors as a CPU's slot holds them, where they have been laid out already; then `factors` is empty.
+    """
 
     path: Path
     rank: int
@@ -38,6 +42,7 @@ class AdapterFile:
     parameters: int
     digest: bytes
     factors: tuple[Factor, ...]
+    weights: AdapterWeights | None = None
 
 
 def read_adapter(path: Path, config: ModelConfig, *, rank_max: int) -> AdapterFile:

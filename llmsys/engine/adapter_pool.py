@@ -6,7 +6,7 @@ end on the old one. Knows nothing of requests.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,7 +16,7 @@ import torch
 from llmsys.engine.adapter_files import AdapterFile, read_adapter
 from llmsys.engine.errors import AdapterBusy, AdapterError
 from llmsys.engine.factors import Factor
-from llmsys.engine.lora import HostAdapters, Segment, segments_of
+from llmsys.engine.lora import AdapterWeights, HostAdapters, Segment, segments_of
 from llmsys.engine.model import LowRank, ModelConfig
 
 __all__ = ["AdapterMemory", "AdapterPool"]
@@ -41,6 +41,9 @@ class AdapterMemory(Protocol[H]):
 
     def bytes_of(self, rank: int) -> int:
         """Memory that an adapter of this rank takes."""
+
+    def prepare(self, rank: int, factors: Iterable[Factor]) -> AdapterWeights | None:
+        """Lay an adapter out as `place` would, in any thread; None where it has to be done in the engine's."""
 
     def place(self, rank: int, factors: Iterable[Factor]) -> H:
         """Copy an adapter's factors in."""
@@ -108,6 +111,11 @@ class AdapterPool:
     def read_through(self, reader: Reader) -> None:
         """Read adapters with `reader(path)` from now on, which returns or raises what `read_adapter` would."""
         self._reader = reader
+
+    def prepare(self, file: AdapterFile) -> AdapterFile:
+        """The same adapter laid out for a slot, as far as that needs no engine's thread; safe in any thread."""
+        made = self._memory.prepare(file.rank, file.factors)
+        return file if made is None else replace(file, factors=(), weights=made)
 
     def unregister(self, name: str) -> None:
         """Forget a name; sequences under way end on it."""
@@ -203,7 +211,7 @@ class AdapterPool:
             )
         while len(self._slots) >= self._limit or self.resident_bytes() + needed > self._memory_bytes:
             self._evict()
-        weights = self._memory.place(file.rank, file.factors)
+        weights = file.weights if file.weights is not None else self._memory.place(file.rank, file.factors)
         number = next(number for number in range(self._limit) if number not in self._slots)
         self._slots[number] = _Slot(weights, holder=registered)
         self._last = ([], None)

@@ -53,6 +53,9 @@ class DeviceAdapters:
         numbers = sum(len(outs) * width + sum(outs) for width, outs in widths)
         return _bank_rank(rank) * numbers * self._config.layers * self._dtype.itemsize
 
+    def prepare(self, rank: int, factors: Iterable[Factor]) -> None:
+        """As the protocol says: the device's memory is the engine's thread's."""
+
     def place(self, rank: int, factors: Iterable[Factor]) -> BankPlace:
         """As the protocol says; what an adapter does not change is zero."""
         padded = _bank_rank(rank)

@@ -104,6 +104,10 @@ class HostAdapters:
         numbers = sum(len(outs) * width + sum(outs) for width, outs in group_widths(self._config).values())
         return rank * numbers * self._config.layers * self._dtype.itemsize
 
+    def prepare(self, rank: int, factors: Iterable[Factor]) -> AdapterWeights:
+        """As the protocol says: nothing here belongs to the engine's thread."""
+        return self.place(rank, factors)
+
     def place(self, rank: int, factors: Iterable[Factor]) -> AdapterWeights:
         """As the protocol says."""
         weights = AdapterWeights(self._config, rank=rank, dtype=self._dtype)

@@ -89,9 +89,8 @@ class EngineServer:
             dtype=dtype, prefix_cache=False, max_sequences=batch, lora_slots=batch, lora_cpu_bytes=8 << 30
         )
         parts = assemble(model, config)
-        shelf = AdapterShelf(
-            checked_reader(read_config(find_model(model)), rank_max=config.lora_rank_max), limit_bytes=HOST_BYTES
-        )
+        read = checked_reader(read_config(find_model(model)), rank_max=config.lora_rank_max)
+        shelf = AdapterShelf(lambda path: parts.adapters.prepare(read(path)), limit_bytes=HOST_BYTES)
         parts.adapters.read_through(shelf.get)
         for name, path in adapters.items():
             parts.adapters.register(name, path)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from llmsys.engine.adapter_files import read_adapter
 from llmsys.engine.adapter_pool import AdapterPool
 from llmsys.engine.errors import AdapterBusy, AdapterError
-from llmsys.engine.lora import AdapterWeights
+from llmsys.engine.lora import AdapterWeights, HostAdapters
 from llmsys.engine.model import ModelConfig
 
 CONFIG = ModelConfig("llama", 16, 2, 2, 1, 8, 24, 64, 1e-5, 1e4, 128)
@@ -316,3 +316,21 @@ def files(tmp_path_factory):
     """Six adapters of two ranks for the state machine."""
     root = tmp_path_factory.mktemp("adapters")
     FILES.update({name: write_adapter(root / name, rank=4 + 8 * (i % 2), seed=i) for i, name in enumerate("abcdef")})
+
+
+def test_a_prepared_adapter_is_what_a_slot_holds_and_is_not_copied_again(tmp_path):
+    write_adapter(tmp_path / "a", rank=3)
+    pool = AdapterPool(CONFIG, slots=2, rank_max=64, dtype=torch.float32)
+    read = read_adapter(tmp_path / "a", CONFIG, rank_max=64)
+    placed = HostAdapters(CONFIG, dtype=torch.float32).place(read.rank, read.factors)
+
+    prepared = pool.prepare(read)
+    pool.read_through(lambda _: prepared)
+    pool.register("a", tmp_path / "a")
+    slot = pool.acquire("a")
+
+    assert (prepared.factors, prepared.rank, prepared.digest) == ((), read.rank, read.digest)
+    assert pool._slots[slot].weights is prepared.weights
+    assert pool.resident_bytes() == placed.bytes
+    for group, memory in placed._memory.items():
+        assert torch.equal(prepared.weights._memory[group], memory)

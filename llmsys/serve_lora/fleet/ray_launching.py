@@ -6,6 +6,8 @@ a running cluster, Ray is started on this machine. Knows nothing of requests.
 
 import asyncio
 import os
+import signal
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -67,6 +69,7 @@ class RayLauncher:
     async def launch(self, number: int) -> "RayHandle":
         """As the protocol says."""
         await asyncio.to_thread(self._connect)
+        _take_signals_back()
         claimed = {"num_cpus": self._spec.threads, "num_gpus": int(self._spec.device.startswith("cuda"))}
         actor = self._ray.remote(ReplicaActor).options(**claimed).remote()
         spec = msgspec.json.encode(self._spec.numbered(number, address=ANY_PORT))
@@ -96,6 +99,13 @@ class RayLauncher:
             raise Unavailable(
                 f"no Ray cluster at {self._cluster}: {error}", "start one with `ray start --head`"
             ) from error
+
+
+def _take_signals_back() -> None:
+    """Let Python have its signals again: Ray's own handlers abort a driver that is told to end."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.getsignal(number))
 
 
 class RayHandle:

@@ -95,8 +95,9 @@ def load(settings: ServerSettings, *, since_unix_s: float | None = None) -> Load
     ledger.wait(clock(), in_flight=True)
     meter = Meter(ledger, clock)
     ranks: dict[str, int] = {}
+    read = checked_reader(model, rank_max=config.lora_rank_max)
     shelf = AdapterShelf(
-        checked_reader(model, rank_max=config.lora_rank_max), limit_bytes=settings.engine.host_adapters_bytes
+        lambda path: parts.adapters.prepare(read(path)), limit_bytes=settings.engine.host_adapters_bytes
     )
     parts.adapters.read_through(shelf.get)
     engine = Engine(

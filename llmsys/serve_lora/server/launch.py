@@ -13,6 +13,7 @@ from secrets import token_hex
 import uvicorn
 
 from llmsys.errors import Unavailable, UsageFault
+from llmsys.gpu import set_threads
 from llmsys.serve_lora.server.app import make_app
 from llmsys.serve_lora.server.backend import Backend, load, opened
 from llmsys.serve_lora.server.service import Service
@@ -36,11 +37,12 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(settings: ServerSettings, *, ready: Callable[[dict[str, object]], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C; `ready` gets the address once requests are taken.
+def serve(settings: ServerSettings, *, threads: int = 0, ready: Callable[[dict[str, object]], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C on so many CPU threads; `ready` gets the address once requests are taken.
 
     Raises Unavailable for an address that is taken, and what loading the model raises.
     """
+    set_threads(threads)
     previous = signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn's own handler stands before this one
     try:
         with _bound(settings.address) as (listening, url):

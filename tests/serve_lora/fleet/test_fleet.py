@@ -331,3 +331,46 @@ def test_an_engine_that_fails_is_another_replica_lost():
             await opened.answer(ask(5))
 
     at_fleet(check, LocalLauncher(Failing), least=1, most=1)
+
+
+def test_a_hundred_and_fifty_streams_of_which_a_third_leave_while_replicas_die():
+    """The whole of it at once: departures, losses and moves; whoever stays gets every token once."""
+
+    async def check(opened):
+        async def one(at):
+            stream = opened.door.stream(ask(30 + at % 50, seed=at, prompt=bytes([97 + at % 26])))
+            pieces = []
+            async for event in stream:
+                pieces.append(event.text)
+                if at % 3 == 0 and len(pieces) > at % 11:
+                    await stream.aclose()
+                    return None
+            return "".join(pieces)
+
+        answering = asyncio.gather(*(one(at) for at in range(150)))
+        for turn in range(2):
+            await until(lambda: len(opened.fleet.members) > 1 or answering.done())
+            for _ in range(100):
+                await asyncio.sleep(0)
+            opened.launcher.handles[turn].kill()
+            opened.fleet.consolidate()
+        texts = await answering
+        await opened.idle()
+        return texts, set(opened.launcher.leaks()), opened.fleet.dispatcher.queued()
+
+    texts, leaks, queued = at_fleet(check, LocalLauncher(max_sequences=16), least=3, most=3, places=16)
+
+    assert [text for at, text in enumerate(texts) if at % 3] == [
+        ALPHABET[: 30 + at % 50] for at in range(150) if at % 3
+    ]
+    assert leaks == {(0, 0)}
+    assert queued == 0
+
+
+@pytest.mark.parametrize("placement", ["punica", "affinity", "bounded", "least-loaded", "round-robin"])
+def test_every_placement_answers_everyone(placement):
+    async def check(opened):
+        answers = await asyncio.gather(*(opened.answer(ask(10 + at)) for at in range(20)))
+        return [text_of(events) for events in answers]
+
+    assert at_fleet(check, placement=placement) == [ALPHABET[: 10 + at] for at in range(20)]
