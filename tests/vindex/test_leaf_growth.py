@@ -1,6 +1,8 @@
 """Leaves that grow are split in place: the tree stays sound, every vector keeps its path, and answers stay exact."""
 
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmsys.vindex import Index
 from llmsys.vindex.check import faults
@@ -72,3 +74,32 @@ def test_growth_counts_deleted_vectors_only_until_it_is_looked_at():
     assert growth.overfull(np.array([0, 1], np.int32)) == []
     growth.split(0, [2, 1], max_leaf=2)
     assert (growth.sizes.tolist(), growth.limits.tolist()) == ([2, 1, 2], [4, 4, 4])
+
+
+@settings(max_examples=60)
+@given(
+    started=st.lists(st.integers(0, 40), min_size=1, max_size=6),
+    steps=st.lists(st.tuples(st.sampled_from(["add", "split", "refuse"]), st.integers(0, 5), st.integers(1, 40))),
+)
+def test_sizes_and_limits_follow_what_is_done_to_each_leaf(started, steps):
+    """Beside a list of sizes: a leaf is over its limit exactly if it holds more than twice what needs no split."""
+    most, sizes = 4, list(started)
+    leaf = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
+    growth = LeafGrowth.of(leaf, len(sizes), most)
+    limits = [2 * size if size > 2 * most else 2 * most for size in sizes]
+    for what, number, count in steps:
+        number %= len(sizes)  # noqa: PLW2901
+        if what == "add":
+            growth.add(np.full(count, number, np.int32))
+            sizes[number] += count
+        elif what == "refuse":
+            growth.refuse(number)
+            limits[number] = 2 * sizes[number]
+        else:
+            growth.split(number, [count, 3], most)
+            sizes[number : number + 1] = [count, 3]
+            limits[number : number + 1] = [max(2 * most, count), max(2 * most, 3)]
+        asked = np.arange(len(sizes), dtype=np.int32)
+        right = [one for one in range(len(sizes)) if sizes[one] > limits[one]]
+        assert growth.sizes.tolist() == sizes
+        assert growth.overfull(asked) == right[::-1]
