@@ -1,6 +1,7 @@
 """When to plan anew without a death: loads drift, and a new plan pays if what it saves exceeds what moving costs."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,8 +20,9 @@ LOOK_EVERY = 20
 class Rebalancer:
     """Watches steps and says when a new plan would pay."""
 
-    def __init__(self, config: RunConfig, planner: Planner) -> None:
-        self._config, self._planner = config, planner
+    def __init__(self, config: RunConfig, planner: Planner, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock`: seconds that steps are timed by."""
+        self._config, self._planner, self._clock = config, planner, clock
         self._plan: ModelPlan | None = None
         self._rate = BYTES_PER_S
         self._step_s = 0.0
@@ -35,7 +37,7 @@ class Rebalancer:
 
     def observe(self, report: StepReport) -> dict[str, object] | None:
         """Take a step into the averages; where a new plan pays, what it is about to gain and cost."""
-        now = time.monotonic()
+        now = self._clock()
         if self._stepped_s is not None:
             self._step_s += (now - self._stepped_s - self._step_s) / min(report.step, self._config.load_window)
         self._stepped_s = now
