@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 LLMSYS = str(Path(sys.executable).with_name("llmsys"))
 MODEL = json.dumps(
     {"layers": 2, "d_model": 32, "d_ff": 32, "heads": 2, "experts": 4, "top_k": 2, "act": "swiglu", "norm_topk": True}

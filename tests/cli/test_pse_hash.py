@@ -312,7 +312,7 @@ def test_a_second_writer_is_turned_away_at_once(sketched):
     assert f"process {first.pid} is writing" in second.stderr
 
 
-@pytest.mark.parametrize("acked", [1, 40, 300])
+@pytest.mark.parametrize("acked", [1, 300])
 def test_a_kill_leaves_a_prefix_with_all_that_was_acknowledged(sketched, acked):
     command = [LLMSYS, "pse-hash", "update", "g.pse", "-", "--ack"]
     with subprocess.Popen(
@@ -339,8 +339,17 @@ def test_a_closed_pipe_ends_quietly(sketched):
     assert len(records(run.stdout)) == 2
 
 
-@pytest.mark.parametrize("part", ["points.npy", "weights.npy", "ids.json", "settings.json", "manifest.json"])
-@pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
+@pytest.mark.parametrize(
+    ("part", "harm"),
+    [
+        ("points.npy", "flip"),
+        ("weights.npy", "cut"),
+        ("ids.json", "cut"),
+        ("settings.json", "flip"),
+        ("manifest.json", "cut"),
+        ("points.npy", "remove"),
+    ],
+)
 def test_a_damaged_sketch_is_refused_by_the_name_of_its_part(sketched, part, harm):
     file = sketched.directory / "g.pse" / part
     data = bytearray(file.read_bytes())

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import httpx2
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PLAN = "1. Alpha | needs - | level 1\n2. Beta | needs 1 | level 1\n3. Gamma | needs - | level 1\nend"
 SCRIPT = [
     {"match": {"contains": "Write an outline"}, "text": PLAN},

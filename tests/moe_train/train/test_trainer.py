@@ -9,6 +9,8 @@ import pytest
 from llmsys.errors import LlmsysError, UsageFault
 from llmsys.moe_train.train import SITES, ModelShape, RunConfig, Trainer, newest_checkpoint
 
+pytestmark = pytest.mark.slow
+
 STEPS = 10
 TOLERANCE = 1e-9
 SMALL = ModelShape(layers=2, d_model=16, d_ff=16, heads=2, experts=4)

@@ -13,6 +13,8 @@ from tests.serve_lora.fleet.conftest import LocalLauncher, at_fleet, until
 from tests.serve_lora.server.conftest import Dice, Endless, write_adapter
 from tests.serve_lora.stand_ins import Speller
 
+pytestmark = pytest.mark.slow
+
 ALPHABET = "abcdefghijklmnopqrstuvwxyz" * 20
 
 

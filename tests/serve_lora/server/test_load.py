@@ -18,6 +18,8 @@ from llmsys.serve_lora.prices import PriceList
 from llmsys.serve_lora.random_adapters import write_random_adapter
 from tests.serve_lora.server.conftest import at_server, write_adapter
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ("abc", "what?", "one two")
 ZIPF = 1.1
 
