@@ -17,6 +17,9 @@ POINTS, QUERIES = str(FIXTURES / "glove50-2k.npy"), str(FIXTURES / "glove50-quer
 H = 1.7146
 
 
+pytestmark = pytest.mark.slow  # the transcript runs every verb under plain `make test`
+
+
 def records(text):
     return [json.loads(line) for line in text.splitlines()]
 

@@ -325,6 +325,7 @@ def test_events_and_timeline_tell_what_happened_when(shell):
     assert {"turn 0", "turn 1"} <= {one.get("name") for one in spans}
 
 
+@pytest.mark.slow
 def test_every_constrained_call_of_the_embedded_model_is_valid(shell):
     """Its choice of tool may be weak; its calls parse and keep to the real schemas, all of them."""
     rows = [one for one in ROWS if len(one["tools"]) == 1][:3]
@@ -339,6 +340,7 @@ def test_every_constrained_call_of_the_embedded_model_is_valid(shell):
         jsonschema.validate(calls[0]["args"], schemas_of(row)[calls[0]["name"]])
 
 
+@pytest.mark.slow
 def test_the_embedded_model_gets_its_tools_result_and_answers(shell):
     (shell.directory / "requests.jsonl").write_text(lines([request("a", "What is 12 times 7?", max_tokens=40)]))
     run = shell.run("tool-serve", "run", "requests.jsonl", "--tools", "builtin:calculator", "--max-turns", "2")

@@ -283,6 +283,7 @@ def test_wrong_use_is_one_line_that_says_what_would_be_right(indexed, arguments,
     assert [line for line in run.stderr.splitlines() if "error:" in line] == run.stderr.splitlines()[-1:]
 
 
+@pytest.mark.slow
 def test_what_a_search_found_goes_to_another_store_and_comes_back(indexed):
     hits = indexed.run("vindex", "search", "idx", "--queries", QUERIES, "--tenant", "vis:public", "-k", "5", "--exact")
     found = {one for hit in records(hits.stdout) for one in hit["ids"]}
