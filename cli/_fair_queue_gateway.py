@@ -73,6 +73,9 @@ BackendKey = Annotated[
     str | None,
     typer.Option("--backend-key-env", metavar="NAME", help="Environment variable with the backends' API key."),
 ]
+Workers = Annotated[
+    int, typer.Option("--workers", min=1, help="Processes on one address, with --state redis://; admin ports count up.")
+]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without keys.")]
 
 
@@ -101,6 +104,7 @@ def run(
     allow_anonymous: AllowAnonymous = False,
     trust_header: TrustHeader = False,
     backend_key_env: BackendKey = None,
+    workers: Workers = 1,
     insecure: Insecure = False,
     quiet: Quiet = False,
 ) -> None:
@@ -126,9 +130,15 @@ def run(
         max_body=proxy.parse_size(max_body),
         insecure=insecure,
     )
-    store, estimator = proxy.open_store(state, reset=state_reset), proxy.PromptEstimator(tokenizer)
-    with records_out(flush_each=True) as out:
-        proxy.serve(settings, store, estimator, events=events, log_every=log_every, ready=out.write, say=note)
+    proxy.check_workers(workers, state, settings.listen.port)
+
+    def work(number: int) -> None:
+        store, estimator = proxy.open_store(state, reset=state_reset), proxy.PromptEstimator(tokenizer)
+        own, log = proxy.of_worker(settings, number), proxy.file_of_worker(events, number)
+        with records_out(flush_each=True) as out:
+            proxy.serve(own, store, estimator, events=log, log_every=log_every, ready=out.write, say=note)
+
+    proxy.run_workers(workers, work, note)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from llmsys.fair_queue.gateway.sse import StreamMeter, Usage, usage_in
 from llmsys.fair_queue.gateway.store import MemoryStore, SqliteStore, Store
 from llmsys.fair_queue.gateway.tenants import TenantTable, hash_key, read_tenants
 from llmsys.fair_queue.gateway.window import WindowSpec, parse_window
+from llmsys.fair_queue.gateway.workers import check_workers, file_of_worker, of_worker, run_workers
 
 __all__ = [
     "Endpoint",
@@ -31,13 +32,17 @@ __all__ = [
     "TenantTable",
     "Usage",
     "WindowSpec",
+    "check_workers",
+    "file_of_worker",
     "hash_key",
+    "of_worker",
     "open_store",
     "parse_endpoint",
     "parse_identity",
     "parse_size",
     "parse_window",
     "read_tenants",
+    "run_workers",
     "secret_from",
     "serve",
     "usage_in",
