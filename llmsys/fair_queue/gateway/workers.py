@@ -19,6 +19,7 @@ from llmsys.fair_queue.gateway.gateway import Settings
 __all__ = ["check_workers", "file_of_worker", "of_worker", "run_workers"]
 
 _PR_SET_PDEATHSIG = 1
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 YOUNG_S = 1.0
 """A worker that dies younger than this would do so again: all end."""
 
@@ -66,8 +67,8 @@ class _Family:
         self._stopping = False
 
     def run(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._forward)
+        for name in _PASSED_ON:
+            signal.signal(name, self._forward)
         for number in range(self._count):
             self._start(number)
         fault: LlmsysError | None = None
@@ -87,15 +88,21 @@ class _Family:
             raise fault
 
     def _start(self, number: int) -> None:
+        if self._stopping:
+            return
+        parent = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)  # no signal between a child's birth and its entry
         child = os.fork()
         if child:
             self._children[child] = number, time.monotonic()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
             return
         status = 1
         try:
-            _die_with_parent()
-            for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for name in _PASSED_ON:
                 signal.signal(name, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
+            _die_with_parent(parent)
             self._work(number)
             status = 0
         except LlmsysError as error:
@@ -113,9 +120,9 @@ class _Family:
             os.kill(child, number)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Have the system stop this process when its parent has gone, however it went (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
-        if os.getppid() == 1:
+        if os.getppid() != parent:
             os._exit(1)
