@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 import urllib.request
 from pathlib import Path
 
@@ -73,7 +74,8 @@ async def streamed(client, at, tokens=60, on_token=lambda: None):
 def served_by(process, number):
     """The replicas once there are so many; the test's own limit of time ends what never is."""
     while len(found := replicas(process)) != number:
-        process.process.poll()
+        assert process.process.poll() is None, process.process.stderr.read()
+        time.sleep(0.02)
     return found
 
 

@@ -75,15 +75,25 @@ def _address(spec: ReplicaSpec, listening: asyncio.Server) -> str:
 
 
 async def _run(spec: ReplicaSpec) -> None:
-    """Run until standard input ends, which its owner holds open."""
+    """Run until standard input ends, which its owner holds open. One whose owner has gone before it is up just ends."""
     until = asyncio.Event()
-    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _at_end, until)
-    await run_replica(spec, ready=_say, until=until)
+    up = False
 
+    def ready(started: Started) -> None:
+        nonlocal up
+        up = True
+        _say(started)
 
-def _at_end(until: asyncio.Event) -> None:
-    if not os.read(sys.stdin.fileno(), 1 << 12):
+    def at_input() -> None:
+        if os.read(sys.stdin.fileno(), 1 << 12):
+            return
+        if not up:
+            os._exit(0)  # a load cannot be called off, and holds nothing that outlives the process
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())  # an input at its end is readable for ever
         until.set()
+
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), at_input)
+    await run_replica(spec, ready=ready, until=until)
 
 
 def _say(started: Started) -> None:
