@@ -1,8 +1,9 @@
 """`llmsys fair-queue gateway`: options in, a server until a signal; and `gateway hash-key`."""
 
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -10,6 +11,11 @@ from typer.core import TyperGroup
 from llmsys.cli._options import Quiet
 from llmsys.cli._render import note
 from llmsys.cli._streams import records_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llmsys.fair_queue.gateway import Store
 
 __all__ = ["app"]
 
@@ -74,7 +80,7 @@ BackendKey = Annotated[
     typer.Option("--backend-key-env", metavar="NAME", help="Environment variable with the backends' API key."),
 ]
 Workers = Annotated[
-    int, typer.Option("--workers", min=1, help="Processes on one address, with --state redis://; admin ports count up.")
+    int, typer.Option("--workers", min=1, help="Processes on one address that share counters; admin ports count up.")
 ]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without keys.")]
 
@@ -130,15 +136,31 @@ def run(
         max_body=proxy.parse_size(max_body),
         insecure=insecure,
     )
-    proxy.check_workers(workers, state, settings.listen.port)
+    proxy.check_workers(workers, settings.listen.port)
 
-    def work(number: int) -> None:
-        store, estimator = proxy.open_store(state, reset=state_reset), proxy.PromptEstimator(tokenizer)
+    def work(number: int, counters: proxy.Store) -> None:
         own, log = proxy.of_worker(settings, number), proxy.file_of_worker(events, number)
+        estimator = proxy.PromptEstimator(tokenizer)
         with records_out(flush_each=True) as out:
-            proxy.serve(own, store, estimator, events=log, log_every=log_every, ready=out.write, say=note)
+            proxy.serve(own, counters, estimator, events=log, log_every=log_every, ready=out.write, say=note)
 
-    proxy.run_workers(workers, work, note)
+    _run_workers(workers, work, partial(proxy.open_store, state, reset=state_reset), apart=proxy.is_redis(state))
+
+
+def _run_workers(count: int, work: "Callable[[int, Store], None]", kept: "Callable[[], Store]", *, apart: bool) -> None:
+    """Give each worker its way to the counters: the store itself where it is alone or they are apart, else an owner."""
+    from llmsys.fair_queue import gateway as proxy
+
+    if count == 1 or apart:
+        proxy.run_workers(count, lambda number: work(number, kept()), note)
+        return
+    with proxy.OwnerSocket() as socket:
+        proxy.run_workers(
+            count,
+            lambda number: work(number, proxy.OwnerStore(socket.path)),
+            note,
+            owner=lambda: proxy.serve_counters(socket.listening, kept),
+        )
 
 
 @app.command()

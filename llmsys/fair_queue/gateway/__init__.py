@@ -6,8 +6,9 @@ from llmsys.fair_queue.gateway.front import FrontSettings
 from llmsys.fair_queue.gateway.gateway import Endpoint, Gateway, Settings, parse_endpoint
 from llmsys.fair_queue.gateway.identity import Identity, parse_identity
 from llmsys.fair_queue.gateway.journal import Journal, NoJournal
-from llmsys.fair_queue.gateway.launch import open_store, parse_size, secret_from, serve
-from llmsys.fair_queue.gateway.shared import RedisStore
+from llmsys.fair_queue.gateway.launch import is_redis, open_store, parse_size, secret_from, serve, serve_counters
+from llmsys.fair_queue.gateway.owner import OwnerSocket, OwnerStore
+from llmsys.fair_queue.gateway.redis_counters import RedisStore
 from llmsys.fair_queue.gateway.sse import StreamMeter, Usage, usage_in
 from llmsys.fair_queue.gateway.store import MemoryStore, SqliteStore, Store
 from llmsys.fair_queue.gateway.tenants import TenantTable, hash_key, read_tenants
@@ -22,6 +23,8 @@ __all__ = [
     "Journal",
     "MemoryStore",
     "NoJournal",
+    "OwnerSocket",
+    "OwnerStore",
     "PromptEstimator",
     "QueueLimits",
     "RedisStore",
@@ -35,6 +38,7 @@ __all__ = [
     "check_workers",
     "file_of_worker",
     "hash_key",
+    "is_redis",
     "of_worker",
     "open_store",
     "parse_endpoint",
@@ -45,5 +49,6 @@ __all__ = [
     "run_workers",
     "secret_from",
     "serve",
+    "serve_counters",
     "usage_in",
 ]

@@ -4,12 +4,16 @@ The loop is uvloop's: an exchange's CPU is mostly its event loop's.
 """
 
 import asyncio
+import contextlib
 import gc
 import os
 import re
+import signal
+import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeGuard
 
 import platformdirs
 import uvloop
@@ -18,10 +22,11 @@ from llmsys.errors import UsageFault
 from llmsys.fair_queue.gateway.estimate import PromptEstimator
 from llmsys.fair_queue.gateway.gateway import Gateway, Settings
 from llmsys.fair_queue.gateway.journal import Journal, NoJournal
-from llmsys.fair_queue.gateway.shared import RedisStore
+from llmsys.fair_queue.gateway.owner import own
+from llmsys.fair_queue.gateway.redis_counters import RedisStore
 from llmsys.fair_queue.gateway.store import MemoryStore, SqliteStore, Store
 
-__all__ = ["open_store", "parse_size", "secret_from", "serve"]
+__all__ = ["is_redis", "open_store", "parse_size", "secret_from", "serve", "serve_counters"]
 
 GC_EVERY = 10_000
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -49,6 +54,11 @@ def secret_from(variable: str | None) -> str:
     return value
 
 
+def is_redis(text: str | None) -> TypeGuard[str]:
+    """Whether a store's name is a Redis server's."""
+    return text is not None and text.startswith(("redis://", "rediss://", "unix://"))
+
+
 def open_store(text: str | None, *, reset: bool) -> Store:
     """The store that memory, sqlite:PATH or redis://… names; by default a file in the user's state directory.
 
@@ -56,7 +66,7 @@ def open_store(text: str | None, *, reset: bool) -> Store:
     """
     if text == "memory":
         return MemoryStore()
-    if text is not None and text.startswith(("redis://", "rediss://", "unix://")):
+    if is_redis(text):
         return RedisStore(text)
     if text is None:
         path = Path(platformdirs.user_state_dir("llmsys")) / "fair-queue.sqlite"
@@ -94,6 +104,19 @@ def serve(
         gc.set_threshold(GC_EVERY)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main())
+
+
+def serve_counters(listening: socket.socket, open_kept: Callable[[], Store]) -> None:
+    """Own the counters of several workers until SIGTERM; kept in the store that is opened here. Raises LlmsysError."""
+
+    async def main() -> None:
+        owning = asyncio.create_task(own(listening, open_kept()))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, owning.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await owning
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
 
 
 def _move_aside(path: Path) -> None:

@@ -5,13 +5,12 @@ import asyncio
 import pytest
 from gateway_process import GatewayProcess
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from load import crowd
 from redis_process import RedisProcess
+from replica import STEPS, Replica, counts_after
 from scripted_backend import ScriptedBackend
 
 from llmsys.fair_queue.gateway import RedisStore
-from llmsys.fair_queue.gateway.ledger import Batch
 
 LOAD = {"tokens": 20, "prompt_tokens": 10, "delay_s": 0.001}
 STREAM = {"stream": True, "max_tokens": 20}
@@ -30,61 +29,11 @@ def flush(redis):
         client.flushall()
 
 
-class Replica:
-    """What a gateway does with its store, without the gateway: counters by tenant, charged and lifted."""
-
-    def __init__(self, url):
-        self.store = RedisStore(url)
-        self.counters = {}
-        self.batch = Batch()
-
-    def charge(self, tenant, cost):
-        self.counters[tenant] = self.counters.get(tenant, 0.0) + cost
-        self.batch.counters[tenant] = self.counters[tenant]
-
-    def lift(self, tenant, counter):
-        self.counters[tenant] = max(self.counters.get(tenant, 0.0), counter)
-        self.batch.counters[tenant] = self.batch.lifted[tenant] = self.counters[tenant]
-
-    async def sync(self):
-        batch, self.batch = self.batch, Batch()
-        batch.active = list(self.counters)
-        remote = await self.store.push(batch)
-        for tenant, cost in (remote.served if remote is not None else {}).items():
-            self.counters[tenant] = self.counters.get(tenant, 0.0) + cost
-
-
-STEPS = st.lists(
-    st.tuples(st.sampled_from(["charge", "sync"]), st.integers(0, 1), st.sampled_from("ab"), st.integers(1, 100)),
-    max_size=20,
-)
-
-
 @given(STEPS)
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_after_two_syncs_each_replica_counts_what_all_have_served(redis, steps):
     flush(redis)
-
-    async def run():
-        replicas = [Replica(redis.url), Replica(redis.url)]
-        total = {}
-        for what, which, tenant, cost in steps:
-            if what == "sync":
-                await replicas[which].sync()
-            else:
-                replicas[which].charge(tenant, cost)
-                total[tenant] = total.get(tenant, 0) + cost
-        for replica in replicas:
-            for tenant in total:
-                replica.counters.setdefault(tenant, 0.0)
-        for replica in (*replicas, *replicas):
-            await replica.sync()
-        for replica in replicas:
-            await replica.store.close()
-        return total, [replica.counters for replica in replicas]
-
-    total, counters = asyncio.run(run())
-
+    total, counters = asyncio.run(counts_after(steps, [RedisStore(redis.url), RedisStore(redis.url)]))
     assert counters == [total, total]
 
 
@@ -92,7 +41,7 @@ def test_a_lift_at_two_replicas_counts_once(redis):
     flush(redis)
 
     async def run():
-        one, two = Replica(redis.url), Replica(redis.url)
+        one, two = Replica(RedisStore(redis.url)), Replica(RedisStore(redis.url))
         for replica in (one, two):
             replica.lift("a", 100.0)
             replica.charge("a", 5.0)

@@ -22,6 +22,10 @@ def redis(tmp_path_factory):
         yield running
 
 
+COST = 20
+"""Cost units of the scripted request: 10 prompt tokens, and 5 output tokens that count twice."""
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -41,13 +45,13 @@ def is_alive(pid):
         return False
 
 
-def family(tmp_path, backend, redis, workers=2):
-    options = ("--workers", workers)
-    return GatewayProcess(tmp_path, backend, state=redis.url, options=options, listen=f"127.0.0.1:{free_port()}")
+def family(tmp_path, backend, state, workers=2):
+    options = ("--workers", workers, "--sync-ms", 20)
+    return GatewayProcess(tmp_path, backend, state=state, options=options, listen=f"127.0.0.1:{free_port()}")
 
 
 def test_workers_answer_on_one_address_and_end_together(tmp_path, redis):
-    with ScriptedBackend() as backend, family(tmp_path, backend, redis, workers=3) as gateway:
+    with ScriptedBackend() as backend, family(tmp_path, backend, redis.url, workers=3) as gateway:
         told = [json.loads(gateway.process.stdout.readline()) for _ in range(2)]
         assert {one["listening"] for one in told} == {f"http://127.0.0.1:{gateway.port}"}
         assert [gateway.chat()[0] for _ in range(12)] == [200] * 12
@@ -59,7 +63,7 @@ def test_workers_answer_on_one_address_and_end_together(tmp_path, redis):
 
 
 def test_a_worker_that_is_killed_is_started_anew(tmp_path, redis):
-    with ScriptedBackend() as backend, family(tmp_path, backend, redis) as gateway:
+    with ScriptedBackend() as backend, family(tmp_path, backend, redis.url) as gateway:
         gateway.process.stdout.readline()
         first = children_of(gateway.process)
         gateway.until(lambda: os.stat(f"/proc/{first[0]}").st_ctime and age_s(first[0]) > 1.5)
@@ -79,7 +83,7 @@ def age_s(pid):
 
 
 def test_no_worker_outlives_a_family_that_is_killed(tmp_path, redis):
-    with ScriptedBackend() as backend, family(tmp_path, backend, redis) as gateway:
+    with ScriptedBackend() as backend, family(tmp_path, backend, redis.url) as gateway:
         gateway.process.stdout.readline()
         children = children_of(gateway.process)
         gateway.kill()
@@ -107,15 +111,30 @@ def test_workers_that_cannot_start_end_the_family(tmp_path, redis):
     assert f"cannot listen on 127.0.0.1:{port}" in run.stderr
 
 
-@pytest.mark.parametrize(
-    ("state", "port", "message"),
-    [
-        (None, 8080, "separate counters would not be fair"),
-        ("sqlite:x", 8080, "separate counters would not be fair"),
-        ("redis://h", 0, "--listen with a port"),
-    ],
-)
-def test_workers_that_would_not_be_fair_are_refused(state, port, message):
-    with pytest.raises(UsageFault, match=message):
-        check_workers(2, state, port)
-    check_workers(1, state, port)
+def test_workers_on_a_port_that_each_chooses_are_refused():
+    with pytest.raises(UsageFault, match="--listen with a port"):
+        check_workers(2, 0)
+    check_workers(1, 0)
+
+
+@pytest.mark.parametrize("state", ["memory", "sqlite:state"])
+def test_workers_without_redis_share_counters_through_an_owner(tmp_path, monkeypatch, state):
+    monkeypatch.chdir(tmp_path)
+    script = {"tokens": 5, "prompt_tokens": 10}
+    sent = 0
+
+    def counter():
+        """What the first worker counts for `a` after one request more, which either may have taken."""
+        nonlocal sent
+        sent += gateway.chat(script=script)[0] == 200
+        return gateway.tenants().get("a", {"counter": 0.0, "requests": 0})
+
+    with ScriptedBackend() as backend, family(tmp_path, backend, state) as gateway:
+        gateway.process.stdout.readline()
+        gateway.until(lambda: (found := counter())["counter"] > COST * found["requests"])
+        assert gateway.stop() == 0
+    before = sent
+    if state != "memory":
+        with ScriptedBackend() as backend, family(tmp_path, backend, state) as gateway:
+            gateway.until(lambda: counter()["requests"])
+            assert gateway.tenants()["a"]["counter"] > COST * before
