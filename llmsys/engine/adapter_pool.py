@@ -18,6 +18,7 @@ from llmsys.engine.errors import AdapterBusy, AdapterError
 from llmsys.engine.factors import Factor
 from llmsys.engine.lora import AdapterWeights, HostAdapters, Segment, segments_of
 from llmsys.engine.model import LowRank, ModelConfig
+from llmsys.engine.parts import AdapterBudget
 
 __all__ = ["AdapterMemory", "AdapterPool"]
 
@@ -68,9 +69,10 @@ class _Registered:
 
 @dataclass(slots=True)
 class _Slot:
-    """What a slot holds, who uses it, and when it was last taken."""
+    """What a slot holds, what it was charged for, who uses it, and when it was last taken."""
 
     weights: _Held
+    charged_bytes: int
     holder: _Registered
     references: int = 0
     last_use: int = 0
@@ -96,6 +98,7 @@ class AdapterPool:
         self._limit = slots
         self._memory: AdapterMemory[Any] = memory or HostAdapters(config, dtype=dtype)
         self._memory_bytes = memory_bytes
+        self._budget: AdapterBudget | None = None
         self._registered: dict[str, _Registered] = {}
         self._slots: dict[int, _Slot] = {}
         self._reader: Reader = partial(read_adapter, config=config, rank_max=rank_max)
@@ -111,6 +114,23 @@ class AdapterPool:
     def read_through(self, reader: Reader) -> None:
         """Read adapters with `reader(path)` from now on, which returns or raises what `read_adapter` would."""
         self._reader = reader
+
+    def bytes_of(self, rank: int) -> int:
+        """Memory that an adapter of this rank takes; the gains of DoRA, a few kilobytes, are not in it."""
+        return self._memory.bytes_of(rank)
+
+    def share(self, budget: AdapterBudget) -> None:
+        """Take memory from this budget too, beside the pool's own bound. Raises ValueError if any is resident."""
+        if self._slots:
+            raise ValueError(f"{len(self._slots)} adapters are resident; expected none")
+        self._budget = budget
+
+    def shed(self) -> bool:
+        """Give shared memory back by evicting the idle adapter used longest ago; False where there is none."""
+        if self._budget is None or all(slot.references for slot in self._slots.values()):
+            return False
+        self._evict()
+        return True
 
     def prepare(self, file: AdapterFile) -> AdapterFile:
         """The same adapter laid out for a slot, as far as that needs no engine's thread; safe in any thread."""
@@ -209,13 +229,27 @@ class AdapterPool:
             raise AdapterError(
                 f"{registered.path}: takes {needed} bytes; expected at most {self._memory_bytes}, the budget"
             )
-        while len(self._slots) >= self._limit or self.resident_bytes() + needed > self._memory_bytes:
+        while not self._takes(needed):
             self._evict()
-        weights = file.weights if file.weights is not None else self._memory.place(file.rank, file.factors)
+        try:
+            weights = file.weights if file.weights is not None else self._memory.place(file.rank, file.factors)
+        except BaseException:
+            self._give_back(needed)
+            raise
         number = next(number for number in range(self._limit) if number not in self._slots)
-        self._slots[number] = _Slot(weights, holder=registered)
+        self._slots[number] = _Slot(weights, needed, holder=registered)
         self._last = ([], None)
         return number
+
+    def _takes(self, needed: int) -> bool:
+        """Whether an adapter of this size fits now; then its memory is charged."""
+        if len(self._slots) >= self._limit or self.resident_bytes() + needed > self._memory_bytes:
+            return False
+        return self._budget is None or self._budget.take(needed)
+
+    def _give_back(self, charged_bytes: int) -> None:
+        if self._budget is not None:
+            self._budget.give_back(charged_bytes)
 
     def _evict(self) -> None:
         """Free the idle slot used longest ago."""
@@ -228,3 +262,4 @@ class AdapterPool:
         slot.holder.slot = None
         self._last = ([], None)
         self._memory.drop(slot.weights)
+        self._give_back(slot.charged_bytes)

@@ -49,6 +49,10 @@ def assemble(model: str, config: EngineConfig) -> EngineParts:
 
     device = choose_device("cpu" if config.device == "auto" else config.device)
     fixed = config.batch_invariant
+    if config.memory_bytes is not None and device.type != "cpu":
+        raise RequestError(
+            f"memory_bytes is not offered on {device}, whose pages are taken at once; expected device cpu"
+        )
     if fixed and device.type != "cpu":
         raise RequestError(f"batch_invariant is not offered on {device}; expected device cpu")
     cache = ModelCache.of_user(limit_bytes=config.cache_bytes) if config.cache_bytes else None
@@ -113,11 +117,12 @@ def _runner(decoder: "Decoder", adapters: "AdapterPool", config: EngineConfig, b
 
 
 def _blocks(config: EngineConfig, token_bytes: int, device: "torch.device") -> int:
-    """Blocks of keys and values that the budget holds: kv_memory_bytes, or a quarter of the device's free memory."""
+    """Blocks of keys and values that the budget holds: of the configuration, or a quarter of the free memory."""
     from llmsys.gpu import device_memory
 
-    budget = config.kv_memory_bytes or device_memory(device).free_bytes // 4
+    budget = config.memory_bytes or config.kv_memory_bytes or device_memory(device).free_bytes // 4
     blocks = budget // (config.block_tokens * token_bytes)
     if blocks < 1:
-        raise RequestError(f"kv_memory_bytes is {budget}; expected {config.block_tokens * token_bytes} or more")
+        name = "memory_bytes" if config.memory_bytes else "kv_memory_bytes"
+        raise RequestError(f"{name} is {budget}; expected {config.block_tokens * token_bytes} or more")
     return blocks

@@ -12,12 +12,20 @@ from llmsys.engine.errors import RequestError
 ADAPTERS = (None, "fr", "de")
 
 
-def machine(parts, *, shared):
+def machine(parts, *, shared, block_bytes):
     class Machine(RuleBasedStateMachine):
         def __init__(self):
             super().__init__()
             self.engine = parts.make_engine(
-                blocks=14, block_tokens=4, max_sequences=4, spare_rows=3, max_batch_tokens=9, slots=2, shared=shared
+                blocks=14,
+                block_tokens=4,
+                max_sequences=4,
+                spare_rows=3,
+                max_batch_tokens=9,
+                slots=2,
+                shared=shared,
+                block_bytes=block_bytes,
+                max_len=32 if block_bytes else 512,
             )
             self.expected = {}
             self.got = {}
@@ -119,6 +127,8 @@ def machine(parts, *, shared):
             parts.check_blocks(self.engine._blocks)
             tables = {number for number, _, _ in self.engine._blocks.tables()}
             assert set(self.engine.runner.rows) <= tables
+            slots = self.engine.slots
+            assert self.engine.stats().blocks.lent == (2 * len(slots.content) if block_bytes else 0)
 
         @invariant()
         def tokens_so_far_are_right(self):
@@ -149,10 +159,12 @@ def machine(parts, *, shared):
     return Machine
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_no_order_of_calls_loses_a_request_a_token_or_a_block(parts, shared):
+@pytest.mark.parametrize(("shared", "block_bytes"), [(False, 0), (True, 0), (False, 5), (True, 5)])
+def test_no_order_of_calls_loses_a_request_a_token_or_a_block(parts, shared, block_bytes):
+    """block_bytes: adapters of two blocks each share one budget with keys and values."""
     run_state_machine_as_test(
-        machine(parts, shared=shared), settings=settings(max_examples=60, stateful_step_count=30, deadline=None)
+        machine(parts, shared=shared, block_bytes=block_bytes),
+        settings=settings(max_examples=40, stateful_step_count=30, deadline=None),
     )
 
 

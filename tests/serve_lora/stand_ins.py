@@ -57,6 +57,9 @@ class Marks:
     def release(self, slot):
         self._held.remove(slot)
 
+    def shed(self):
+        return False
+
 
 class Speller:
     """Logits that repeat the prompt once, then end; an adapter's first letter is its slot's letter."""
