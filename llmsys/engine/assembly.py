@@ -42,6 +42,8 @@ def assemble(model: str, config: EngineConfig) -> EngineParts:
 
     device "auto" is the CPU: the path of a GPU must be named, because no one has run it yet.
     """
+    import torch
+
     from llmsys.engine.adapter_pool import AdapterPool
     from llmsys.engine.loader import load_model
     from llmsys.engine.model_cache import ModelCache
@@ -57,8 +59,11 @@ def assemble(model: str, config: EngineConfig) -> EngineParts:
         raise RequestError(f"batch_invariant is not offered on {device}; expected device cpu")
     cache = ModelCache.of_user(limit_bytes=config.cache_bytes) if config.cache_bytes else None
     dtype = choose_dtype(config.dtype, device)
-    four_bit = config.quant == "auto" and not fixed and device.type == "cpu"
-    loaded = load_model(model, device=device, dtype=dtype, cache=cache, four_bit=four_bit, tiled=fixed)
+    int4 = config.quant == "int4"
+    if int4 and (device.type, dtype) != ("cpu", torch.bfloat16):
+        raise RequestError(f"quant int4 is not offered in {dtype} on {device}; expected dtype bfloat16, device cpu")
+    four_bit = int4 or (config.quant == "auto" and not fixed and device.type == "cpu")
+    loaded = load_model(model, device=device, dtype=dtype, cache=cache, four_bit=four_bit, quantise=int4, tiled=fixed)
     adapters = AdapterPool(
         loaded.config,
         slots=config.lora_slots,

@@ -10,7 +10,7 @@ from llmsys.engine.policy import FirstComeFirstServed, Policy
 
 __all__ = ["EngineConfig"]
 
-QUANTS = ("auto", "none")
+QUANTS = ("auto", "none", "int4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,10 @@ class EngineConfig:
     adapters, and bytes of them, that are resident at once; lora_rank_max: the largest rank that is taken. cache_bytes:
     bound of the converted models that are kept under $XDG_CACHE_HOME/llmsys, so that the next load takes a second; 0
     keeps none and reads none. quant: "auto" computes steps of a few rows with a file's own 4-bit codes, if it has any:
-    two to three times as fast, and nearer to the file than bfloat16; "none" never does. batch_invariant: a request's
-    logits have the same bits whatever runs beside it and however its prompt is cut or cached; without 4-bit codes, and
-    slower, prompts above all.
+    two to three times as fast, and nearer to the file than bfloat16; "none" never does; "int4" also makes codes of
+    weights that have none, which moves them by some percent (a warning says how far), and wants bfloat16 on a CPU.
+    batch_invariant: a request's logits have the same bits whatever runs beside it and however its prompt is cut or
+    cached; without the file's 4-bit codes unless quant is "int4", and slower, prompts above all.
     """
 
     device: str = "auto"

@@ -65,9 +65,11 @@ def model(request, tmp_path_factory):
     return path
 
 
-def run(model, adapter, dtype, requests, **settings):
+def run(model, adapter, dtype, requests, *, quantise=False, **settings):
     """Bits of all logits of these requests, run together by an engine as `batch_invariant` sets it up."""
-    decoder = load_decoder(model, device=torch.device("cpu"), dtype=dtype, tiled=True)
+    decoder = load_decoder(
+        model, device=torch.device("cpu"), dtype=dtype, tiled=True, four_bit=quantise, quantise=quantise
+    )
     memory = HostAdapters(decoder.config, dtype=dtype, long_rows=1 << 62)
     pool = AdapterPool(decoder.config, slots=2, rank_max=8, dtype=dtype, memory=memory)
     pool.register("fr", adapter)
@@ -83,12 +85,14 @@ def requests_of(prompts):
     return [Request(ids, params, adapter=("fr", None)[i % 2]) for i, ids in enumerate(prompts)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_have_the_same_bits_alone_in_two_in_a_crowd_and_in_any_chunks(model, adapter, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "quantise"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)]
+)
+def test_logits_have_the_same_bits_alone_in_two_in_a_crowd_and_in_any_chunks(model, adapter, dtype, quantise):
     requests = requests_of(PROMPTS)
     alone = {}
     for request in requests:
-        alone |= run(model, adapter, dtype, [request])
+        alone |= run(model, adapter, dtype, [request], quantise=quantise)
 
     for crowd, settings in (
         (requests[:2], {}),
@@ -96,6 +100,6 @@ def test_logits_have_the_same_bits_alone_in_two_in_a_crowd_and_in_any_chunks(mod
         (requests, {"max_batch_tokens": 7, "prefix_cache": True}),
         (requests[::-1], {"chunked_prefill": False, "prefix_cache": True, "block_tokens": 8}),
     ):
-        together = run(model, adapter, dtype, crowd, **settings)
+        together = run(model, adapter, dtype, crowd, quantise=quantise, **settings)
         assert together.keys() <= alone.keys()
         assert all(torch.equal(row, alone[key]) for key, row in together.items())

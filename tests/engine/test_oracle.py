@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from llmsys.engine.adapter_pool import AdapterPool
-from llmsys.engine.loader import load_model
+from llmsys.engine.loader import _read, load_model
 from llmsys.engine.lora import HostAdapters
+from llmsys.engine.named_weights import CODES, NamedWeights, build_decoder
 from llmsys.engine.runner import Runner
 from llmsys.engine.sequence import Chunk, Plan, Request, Sequence
 
@@ -139,6 +140,31 @@ def test_four_bit_codes_stay_near_the_weights_that_they_mean(smollm2, reference,
     assert max(gaps) < 0.15
     ids, plain = (runner_for(model)[0].execute(first_plan(prompts[0][:4])) for model in (few, without))
     assert not torch.equal(ids, plain)
+
+
+def test_weights_quantised_on_request_answer_like_what_their_codes_mean(smollm2, reference, prompts, greedy, caplog):
+    """quant="int4" on a file without codes, against transformers on the weights that the new codes mean."""
+    path = smollm2.path
+    values, tensors = _read(path, torch.bfloat16)
+    plain = {name: tensor for name, tensor in tensors.items() if not name.endswith(CODES)}
+    decoder = build_decoder(
+        smollm2.config, NamedWeights(path, plain, quantise=True), tied=values["tie_word_embeddings"]
+    )
+    meant = copy.deepcopy(reference)
+    for index, layer in enumerate(meant.model.layers):
+        for group, parts in (("qkv", "qkv"), ("gate_up", ("gate", "up")), ("o", "o"), ("down", ("down",))):
+            modules = [getattr(layer.self_attn if len(part) == 1 else layer.mlp, f"{part}_proj") for part in parts]
+            rows = decoder.projection(index, group).dense().float().split([module.out_features for module in modules])
+            for module, weight in zip(modules, rows, strict=True):
+                module.weight.data = weight
+    pool = AdapterPool(smollm2.config, slots=0, rank_max=1, dtype=torch.bfloat16)
+    runner = Runner.on_rows(decoder, pool, rows=4, max_len=256)
+
+    found = greedy(runner, prompts[:3], new_tokens=24, eos_ids=smollm2.tokenizer.eos_ids)
+
+    gaps = [float(forced_gaps(meant, prompt, answer).max()) for prompt, answer in zip(prompts, found, strict=False)]
+    assert max(gaps) < 0.15
+    assert "were quantised, which moved them by" in caplog.text
 
 
 def test_logprobs_are_those_of_the_reference_forward(smollm2, reference, prompts, answers):
