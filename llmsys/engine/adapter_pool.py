@@ -1,8 +1,8 @@
 """Which adapters there are, and which of them hold a slot: registered is not resident.
 
 A slot is taken on first use, kept while any sequence refers to it, and given to another adapter in order of last use,
-within a number of slots and one budget of memory. Registering a name again makes a new generation: sequences under way
-end on the old one. Knows nothing of requests.
+within a number of slots and one budget of memory. Files are read in a thread of their own while sequences run.
+Registering a name again makes a new generation: sequences under way end on the old one. Knows nothing of requests.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from llmsys.engine.adapter_files import AdapterFile, read_adapter
+from llmsys.engine.adapter_loader import AdapterLoader
 from llmsys.engine.errors import AdapterBusy, AdapterError
 from llmsys.engine.factors import Factor
 from llmsys.engine.lora import AdapterWeights, HostAdapters, Segment, segments_of
@@ -43,8 +44,8 @@ class AdapterMemory(Protocol[H]):
     def bytes_of(self, rank: int) -> int:
         """Memory that an adapter of this rank takes."""
 
-    def prepare(self, rank: int, factors: Iterable[Factor]) -> AdapterWeights | None:
-        """Lay an adapter out as `place` would, in any thread; None where it has to be done in the engine's."""
+    def prepare(self, rank: int, factors: Iterable[Factor]) -> "AdapterWeights | tuple[Factor, ...]":
+        """Lay an adapter out as `place` would, in any thread; factors, where the rest is the engine's thread's."""
 
     def place(self, rank: int, factors: Iterable[Factor]) -> H:
         """Copy an adapter's factors in."""
@@ -102,6 +103,7 @@ class AdapterPool:
         self._registered: dict[str, _Registered] = {}
         self._slots: dict[int, _Slot] = {}
         self._reader: Reader = partial(read_adapter, config=config, rank_max=rank_max)
+        self._loader: AdapterLoader | None = AdapterLoader(lambda path: self.prepare(self._reader(path)))
         self._clock = 0
         self._generations = 0
         self._last: tuple[list[int], LowRank | None] = ([], None)
@@ -112,8 +114,11 @@ class AdapterPool:
         self._registered[name] = _Registered(Path(path), self._generations)
 
     def read_through(self, reader: Reader) -> None:
-        """Read adapters with `reader(path)` from now on, which returns or raises what `read_adapter` would."""
-        self._reader = reader
+        """Read adapters with `reader(path)` from now on, which returns or raises what `read_adapter` would.
+
+        It is called in the engine's thread and ought to have them in memory.
+        """
+        self._reader, self._loader = reader, None
 
     def bytes_of(self, rank: int) -> int:
         """Memory that an adapter of this rank takes; the gains of DoRA, a few kilobytes, are not in it."""
@@ -135,7 +140,7 @@ class AdapterPool:
     def prepare(self, file: AdapterFile) -> AdapterFile:
         """The same adapter laid out for a slot, as far as that needs no engine's thread; safe in any thread."""
         made = self._memory.prepare(file.rank, file.factors)
-        return file if made is None else replace(file, factors=(), weights=made)
+        return replace(file, factors=made) if isinstance(made, tuple) else replace(file, factors=(), weights=made)
 
     def unregister(self, name: str) -> None:
         """Forget a name; sequences under way end on it."""
@@ -178,6 +183,13 @@ class AdapterPool:
         registered = self._registered.get(name)
         return registered is not None and registered.slot is not None
 
+    def is_ready(self, name: str) -> bool:
+        """Whether `acquire` would wait for no disk; if not, the adapter is being read from now on."""
+        registered = self._registered.get(name)
+        if registered is None or registered.slot is not None or self._loader is None:
+            return True
+        return self._loader.is_ready(registered.generation, registered.path)
+
     def release(self, slot: int) -> None:
         """Give one reference back."""
         self._slots[slot].references -= 1
@@ -215,7 +227,10 @@ class AdapterPool:
 
     def _read(self, registered: _Registered) -> AdapterFile:
         """The adapter's checked contents, which must be what they were when it was first read."""
-        file = self._reader(registered.path)
+        if self._loader is None:
+            file = self._reader(registered.path)
+        else:
+            file = self._loader.take(registered.generation, registered.path)
         if registered.digest not in (b"", file.digest):
             raise AdapterError(f"{registered.path}: changed after it was registered; register it again")
         registered.digest, registered.rank = file.digest, file.rank

@@ -51,6 +51,9 @@ class AdapterSlots(Protocol):
     def is_resident(self, name: str) -> bool:
         """Whether `acquire` of this name has nothing to load."""
 
+    def is_ready(self, name: str) -> bool:
+        """Whether `acquire` of this name would not wait; if it would, what it would wait for has begun."""
+
     def release(self, slot: int) -> None:
         """Give back one hold."""
 

@@ -18,7 +18,7 @@ __all__ = ["Limits", "Scheduler", "Turn"]
 
 
 LOADS_PER_STEP = 1
-"""Adapters loaded in one step while others run: tens of milliseconds each, in which nobody gets a token."""
+"""Adapters placed in one step while others run; they have been read by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +239,8 @@ class Scheduler:
             return True
         if request.adapter is not None:
             loads = not self._adapters.is_resident(request.adapter)
-            if loads and turn.loads >= LOADS_PER_STEP and len(self.running) > len(turn.admitted):
-                return False  # those that run would wait for it
+            if loads and len(self.running) > len(turn.admitted) and self._would_stall(turn, request.adapter):
+                return False
             turn.loads += loads
             try:
                 sequence.adapter_slot = self._adapters.acquire(request.adapter)
@@ -254,6 +254,10 @@ class Scheduler:
         own = f"\0{sequence.id}" if sequence.scores_prompt else ""
         sequence.root = prefix_root(self._model, digest, request.cache_salt + own)
         return True
+
+    def _would_stall(self, turn: Turn, adapter: str) -> bool:
+        """Whether those that run would wait for this adapter, or for more than one in this step."""
+        return turn.loads >= LOADS_PER_STEP or not self._adapters.is_ready(adapter)
 
     def _reserve(self, sequence: Sequence) -> bool:
         """Reserve the prompt and one block more, or the whole length once the sequence is protected."""

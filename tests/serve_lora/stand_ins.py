@@ -54,6 +54,9 @@ class Marks:
     def is_resident(self, name):
         return self._names.index(name) in self._held
 
+    def is_ready(self, name):
+        return True
+
     def release(self, slot):
         self._held.remove(slot)
 
