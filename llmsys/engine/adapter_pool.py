@@ -20,6 +20,7 @@ from llmsys.engine.factors import Factor
 from llmsys.engine.lora import AdapterWeights, HostAdapters, Segment, segments_of
 from llmsys.engine.model import LowRank, ModelConfig
 from llmsys.engine.parts import AdapterBudget
+from llmsys.gpu import is_out_of_memory
 
 __all__ = ["AdapterMemory", "AdapterPool"]
 
@@ -166,12 +167,17 @@ class AdapterPool:
     def acquire(self, name: str) -> int:
         """Take a reference to the name's slot, loading the adapter if it is not resident.
 
-        Raises AdapterError for an adapter that does not fit, AdapterBusy when every slot, or the memory that is left,
-        is held by sequences.
+        Raises AdapterError for an adapter that does not fit or that the machine has no memory for, AdapterBusy when every
+        slot, or the memory that is left, is held by sequences.
         """
         registered = self._find(name)
         if registered.slot is None:
-            registered.slot = self._place(registered)
+            try:
+                registered.slot = self._place(registered)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise AdapterError(f"{registered.path}: out of memory while it was loaded: {error}") from error
         slot = self._slots[registered.slot]
         self._clock += 1
         slot.last_use = self._clock

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from llmsys.engine.adapter_pool import AdapterPool
 from llmsys.engine.block_manager import BlockManager
 from llmsys.engine.config import EngineConfig
-from llmsys.engine.errors import AdapterBusy, RequestError
+from llmsys.engine.errors import AdapterBusy, AdapterError, RequestError
 from llmsys.engine.lora import HostAdapters
 from llmsys.engine.memory_budget import MemoryBudget
 from llmsys.engine.model import ModelConfig
@@ -166,6 +166,6 @@ def test_memory_of_an_adapter_that_could_not_be_placed_comes_back(tmp_path):
     pool.share(MemoryBudget(blocks, nobody_gives_way, block_bytes=1 << 20))
     pool.register("a", write_adapter(tmp_path / "a", 4))
 
-    with pytest.raises(MemoryError):
+    with pytest.raises(AdapterError, match="out of memory while it was loaded"):
         pool.acquire("a")
     assert (blocks.counts.lent, pool.resident()) == (0, ())
