@@ -167,8 +167,8 @@ class AdapterPool:
     def acquire(self, name: str) -> int:
         """Take a reference to the name's slot, loading the adapter if it is not resident.
 
-        Raises AdapterError for an adapter that does not fit or that the machine has no memory for, AdapterBusy when every
-        slot, or the memory that is left, is held by sequences.
+        Raises AdapterError for an adapter that does not fit or for which the machine has no memory, AdapterBusy when
+        every slot, or the memory that is left, is held by sequences.
         """
         registered = self._find(name)
         if registered.slot is None:
