@@ -8,7 +8,7 @@ from llmsys.gpu.cgroup import CgroupLimits, read_limits
 from llmsys.gpu.device import choose_device, cuda_names, describe
 from llmsys.gpu.dtypes import DTYPES, choose_dtype, dtype_name, has_fast_bfloat16
 from llmsys.gpu.machine import Machine, examine
-from llmsys.gpu.memory import Memory, device_memory, host_memory
+from llmsys.gpu.memory import Memory, device_memory, host_memory, is_out_of_memory
 from llmsys.gpu.packages import (
     EMBEDDED,
     OPTIONAL,
@@ -52,6 +52,7 @@ __all__ = [
     "has_triton",
     "host_memory",
     "interpreting",
+    "is_out_of_memory",
     "measure",
     "measure_ceilings",
     "next_power_of_2",

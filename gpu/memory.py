@@ -9,7 +9,9 @@ import torch
 
 from llmsys.gpu.cgroup import CgroupLimits, read_limits
 
-__all__ = ["Memory", "device_memory", "host_memory"]
+__all__ = ["Memory", "device_memory", "host_memory", "is_out_of_memory"]
+
+_ALLOCATION_FAILURES = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +42,10 @@ def device_memory(device: torch.device) -> Memory:
     free, total = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return Memory(total_bytes=total, free_bytes=free + cached, bound="device")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of the host or of a device; torch says so in words on a CPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _ALLOCATION_FAILURES)

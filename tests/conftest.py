@@ -64,12 +64,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("no CUDA device")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiler_imported_whole() -> None:
-    """Import torch's compiler in the main thread: llguidance.torch needs it, and two threads would see half of it."""
-    import torch._dynamo  # noqa: F401
-
-
 @pytest.fixture
 def device() -> Any:
     """The device that kernels run on: the first GPU, else the CPU under Triton's interpreter."""

@@ -42,6 +42,8 @@ def assemble(model: str, config: EngineConfig) -> EngineParts:
 
     device "auto" is the CPU: the path of a GPU must be named, because no one has run it yet.
     """
+    import torch
+
     from llmsys.engine.adapter_pool import AdapterPool
     from llmsys.engine.loader import load_model
     from llmsys.engine.model_cache import ModelCache
@@ -49,12 +51,19 @@ def assemble(model: str, config: EngineConfig) -> EngineParts:
 
     device = choose_device("cpu" if config.device == "auto" else config.device)
     fixed = config.batch_invariant
+    if config.memory_bytes is not None and device.type != "cpu":
+        raise RequestError(
+            f"memory_bytes is not offered on {device}, whose pages are taken at once; expected device cpu"
+        )
     if fixed and device.type != "cpu":
         raise RequestError(f"batch_invariant is not offered on {device}; expected device cpu")
     cache = ModelCache.of_user(limit_bytes=config.cache_bytes) if config.cache_bytes else None
     dtype = choose_dtype(config.dtype, device)
-    four_bit = config.quant == "auto" and not fixed and device.type == "cpu"
-    loaded = load_model(model, device=device, dtype=dtype, cache=cache, four_bit=four_bit, tiled=fixed)
+    int4 = config.quant == "int4"
+    if int4 and (device.type, dtype) != ("cpu", torch.bfloat16):
+        raise RequestError(f"quant int4 is not offered in {dtype} on {device}; expected dtype bfloat16, device cpu")
+    four_bit = int4 or (config.quant == "auto" and not fixed and device.type == "cpu")
+    loaded = load_model(model, device=device, dtype=dtype, cache=cache, four_bit=four_bit, quantise=int4, tiled=fixed)
     adapters = AdapterPool(
         loaded.config,
         slots=config.lora_slots,
@@ -113,11 +122,12 @@ def _runner(decoder: "Decoder", adapters: "AdapterPool", config: EngineConfig, b
 
 
 def _blocks(config: EngineConfig, token_bytes: int, device: "torch.device") -> int:
-    """Blocks of keys and values that the budget holds: kv_memory_bytes, or a quarter of the device's free memory."""
+    """Blocks of keys and values that the budget holds: of the configuration, or a quarter of the free memory."""
     from llmsys.gpu import device_memory
 
-    budget = config.kv_memory_bytes or device_memory(device).free_bytes // 4
+    budget = config.memory_bytes or config.kv_memory_bytes or device_memory(device).free_bytes // 4
     blocks = budget // (config.block_tokens * token_bytes)
     if blocks < 1:
-        raise RequestError(f"kv_memory_bytes is {budget}; expected {config.block_tokens * token_bytes} or more")
+        name = "memory_bytes" if config.memory_bytes else "kv_memory_bytes"
+        raise RequestError(f"{name} is {budget}; expected {config.block_tokens * token_bytes} or more")
     return blocks

@@ -8,7 +8,8 @@ and cache salt, so that a prefix is never shared where any of these differs.
 
 `shared` says what a prefix hit costs in the store. False (a row per sequence, the CPU layout): keys and values are
 copied, so the copy is charged to fresh blocks. True (paged): both tables hold the same blocks, counted once. The store
-is told to copy and to release at the moment of the decision, so it never holds more than is accounted for here.
+is told to copy and to release at the moment of the decision, so it never holds more than is accounted for here. Blocks
+that are lent stand for memory that something else uses (adapters, under one budget).
 
 Knows nothing about requests, text or policies.
 """
@@ -39,12 +40,13 @@ def prefix_root(model: bytes, adapter: bytes, salt: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class BlockCounts:
-    """How many blocks are in which state; free + cached + referenced == total."""
+    """How many blocks are in which state; free + cached + referenced + lent == total."""
 
     free: int
     cached: int
     referenced: int
     total: int
+    lent: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +87,7 @@ class BlockManager:
         self._references = [0] * blocks
         self._keepers = [0] * blocks
         self._free = list(range(blocks - 1, -1, -1))
+        self._lent: list[int] = []
         self._cached = 0
         self._tables: dict[int, _Table] = {}
         self._retained: OrderedDict[int, _Table] = OrderedDict()
@@ -92,9 +95,9 @@ class BlockManager:
 
     @property
     def counts(self) -> BlockCounts:
-        """How many blocks are free, cached and referenced."""
-        total = len(self._references)
-        return BlockCounts(len(self._free), self._cached, total - len(self._free) - self._cached, total)
+        """How many blocks are free, cached, referenced and lent."""
+        total, free, lent = len(self._references), len(self._free), len(self._lent)
+        return BlockCounts(free, self._cached, total - free - self._cached - lent, total, lent)
 
     @property
     def capacity_tokens(self) -> int:
@@ -192,6 +195,19 @@ class BlockManager:
             self._retained[sequence_id] = table
         if not (keep and table.hashes):
             self._evict(sequence_id)
+
+    def lend(self, count: int) -> bool:
+        """Take free blocks out of use, at the cost of retained tables; False, and no change, if there are too few."""
+        if not self._make_room(count, rows=0, spare=-1):
+            return False
+        self._lent += [self._free.pop() for _ in range(count)]
+        return True
+
+    def take_back(self, count: int) -> None:
+        """Put so many lent blocks back into use. Raises ValueError if fewer are lent."""
+        if count > len(self._lent):
+            raise ValueError(f"{count} blocks come back; expected at most {len(self._lent)}, those that are lent")
+        self._free += [self._lent.pop() for _ in range(count)]
 
     def _revive(self, sequence_id: int, table: _Table, need: int, limit: int) -> int | None:
         """Put a retained table back into use: its sequence goes on where it was."""

@@ -10,7 +10,7 @@ from llmsys.engine.policy import FirstComeFirstServed, Policy
 
 __all__ = ["EngineConfig"]
 
-QUANTS = ("auto", "none")
+QUANTS = ("auto", "none", "int4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +20,17 @@ class EngineConfig:
     max_batch_tokens: tokens of one step, decode rows and prefill chunks together; None is 256 on a CPU, 512 elsewhere.
     max_sequences: sequences that run at once. spare_rows: further sequences whose keys and values are kept while they
     are parked, or finished and still of use as a cached prefix. kv_memory_bytes: the budget of keys and values; None is
-    a quarter of the free memory. max_preemptions: after so many a request reserves its whole length and is left alone.
-    max_waiting: the queue's bound, past which `add` raises CapacityError. max_finished: finished sequences whose tokens
-    are remembered, so that they can be extended or forked. lora_slots and lora_cpu_bytes: adapters, and bytes of them,
-    that are resident at once; lora_rank_max: the largest rank that is taken. cache_bytes: bound of the converted models
-    that are kept under $XDG_CACHE_HOME/llmsys, so that the next load takes a second; 0 keeps none and reads none.
-    quant: "auto" computes steps of a few rows with a file's own 4-bit codes, if it has any: two to three times as fast,
-    and nearer to the file than bfloat16; "none" never does. batch_invariant: a request's logits have the same bits
-    whatever runs beside it and however its prompt is cut or cached; without 4-bit codes, and slower, prompts above all.
+    a quarter of the free memory. memory_bytes: instead of that, one budget of keys, values and resident adapters, in
+    which each has what the others leave (on a CPU). max_preemptions: after so many a request reserves its whole length
+    and is left alone. max_waiting: the queue's bound, past which `add` raises CapacityError. max_finished: finished
+    sequences whose tokens are remembered, so that they can be extended or forked. lora_slots and lora_cpu_bytes:
+    adapters, and bytes of them, that are resident at once; lora_rank_max: the largest rank that is taken. cache_bytes:
+    bound of the converted models that are kept under $XDG_CACHE_HOME/llmsys, so that the next load takes a second; 0
+    keeps none and reads none. quant: "auto" computes steps of a few rows with a file's own 4-bit codes, if it has any:
+    two to three times as fast, and nearer to the file than bfloat16; "none" never does; "int4" also makes codes of
+    weights that have none, which moves them by some percent (a warning says how far), and wants bfloat16 on a CPU.
+    batch_invariant: a request's logits have the same bits whatever runs beside it and however its prompt is cut or
+    cached; without the file's 4-bit codes unless quant is "int4", and slower, prompts above all.
     """
 
     device: str = "auto"
@@ -37,6 +40,7 @@ class EngineConfig:
     spare_rows: int = 64
     max_len: int | None = None
     kv_memory_bytes: int | None = None
+    memory_bytes: int | None = None
     block_tokens: int = 16
     prefix_cache: bool = True
     chunked_prefill: bool = True
@@ -59,6 +63,7 @@ class EngineConfig:
             "spare_rows": 0,
             "max_len": 2,
             "kv_memory_bytes": 1,
+            "memory_bytes": 1,
             "block_tokens": 1,
             "lora_slots": 0,
             "lora_rank_max": 1,
@@ -71,6 +76,8 @@ class EngineConfig:
         }
         if self.quant not in QUANTS:
             raise RequestError(f"quant is {self.quant!r}; expected one of {', '.join(QUANTS)}")
+        if self.memory_bytes is not None and self.kv_memory_bytes is not None:
+            raise RequestError("memory_bytes and kv_memory_bytes are both given; expected one of them")
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:

@@ -18,6 +18,7 @@ from llmsys.engine.errors import CapacityError, EngineError, RequestError
 from llmsys.engine.forward import run_forward
 from llmsys.engine.intake import Intake
 from llmsys.engine.journal import Journal
+from llmsys.engine.memory_budget import MemoryBudget
 from llmsys.engine.outputs import Completion, EngineEvent, EngineStats
 from llmsys.engine.parts import Adapters, Executor, TextCodec
 from llmsys.engine.prompt_scores import score_prompts
@@ -49,7 +50,8 @@ class Engine:
     """Many requests of many tenants, each with its adapter, lengths and sampling, in one running batch.
 
     blocks: how many blocks of keys and values the runner can hold; shared_blocks: whether its `copy_prefix` shares
-    memory (paged) or copies it (rows); model: digest of the weights. clock: seconds, read only to stamp events.
+    memory (paged) or copies it (rows); model: digest of the weights. block_bytes: size of a block if adapters take
+    their memory out of the same budget, 0 if they have one of their own. clock: seconds, read only to stamp events.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Engine:
         model: bytes = b"",
         device_type: str = "cpu",
         shared_blocks: bool = False,
+        block_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
         on_event: Callable[[EngineEvent], None] | None = None,
     ) -> None:
@@ -83,6 +86,11 @@ class Engine:
         )
         self._scheduler = Scheduler(self._blocks, adapters, config.policy, limits, model=model)
         self.max_len = min(runner.max_len, config.max_len or runner.max_len, self._blocks.capacity_tokens)
+        if block_bytes:
+            largest = adapters.bytes_of(config.lora_rank_max) if config.lora_slots else 0
+            budget = MemoryBudget(self._blocks, self._scheduler.give_way, block_bytes=block_bytes)
+            self.max_len = budget.keep(self.max_len, beside_bytes=largest)
+            adapters.share(budget)
         self._intake = Intake(tokenizer, adapters, vocab_size=runner.vocab_size, max_len=self.max_len, seed=config.seed)
         self._journal = Journal(config.policy, clock, on_event)
         self._numbers = count()
@@ -116,6 +124,7 @@ class Engine:
             model=parts.digest,
             device_type=parts.device_type,
             shared_blocks=parts.shared_blocks,
+            block_bytes=parts.token_bytes * config.block_tokens if config.memory_bytes else 0,
             clock=clock,
             on_event=on_event,
         )

@@ -6,7 +6,7 @@ adapter.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 
@@ -53,8 +53,20 @@ class DeviceAdapters:
         numbers = sum(len(outs) * width + sum(outs) for width, outs in widths)
         return _bank_rank(rank) * numbers * self._config.layers * self._dtype.itemsize
 
-    def prepare(self, rank: int, factors: Iterable[Factor]) -> None:
-        """As the protocol says: the device's memory is the engine's thread's."""
+    def prepare(self, rank: int, factors: Iterable[Factor]) -> tuple[Factor, ...]:
+        """As the protocol says: in the bank's format, and page-locked beside a GPU, which then copies on its own.
+
+        Nothing of this has run beside a GPU.
+        """
+        return tuple(map(self._staged, factors))
+
+    def _staged(self, factor: Factor) -> Factor:
+        if factor.magnitude is not None:  # its gains are computed from the factors as the file has them
+            return factor
+        a, b = factor.a.to(self._dtype), factor.b.to(self._dtype)
+        if self._device.type == "cuda":
+            a, b = a.pin_memory(), b.pin_memory()
+        return replace(factor, a=a, b=b)
 
     def place(self, rank: int, factors: Iterable[Factor]) -> BankPlace:
         """As the protocol says; what an adapter does not change is zero."""
@@ -99,12 +111,14 @@ class _Bank:
         self.a: dict[str, Tensor] = {}
         self.b: dict[str, Tensor] = {}
         self.columns: dict[str, Tensor] = {}
+        self.edges: dict[str, tuple[int, ...]] = {}
         self.widest: dict[str, int] = {}
         self.free = [0]
         for group, (width, outs) in group_widths(config).items():
             self.a[group] = torch.zeros(config.layers, len(outs), 1, rank, width, dtype=dtype, device=device)
             self.b[group] = torch.zeros(config.layers, 1, sum(outs), rank, dtype=dtype, device=device)
-            self.columns[group] = torch.tensor([0, *accumulate(outs)], dtype=torch.int32, device=device)
+            self.edges[group] = (0, *accumulate(outs))
+            self.columns[group] = torch.tensor(self.edges[group], dtype=torch.int32, device=device)
             self.widest[group] = max(outs)
 
     def put(self, factors: Iterable[Factor]) -> int:
@@ -118,9 +132,9 @@ class _Bank:
         for factor in factors:
             group = next(name for name, targets in GROUPS.items() if factor.target in targets)
             index, rank = GROUPS[group].index(factor.target), factor.a.shape[0]
-            low, high = self.columns[group][index : index + 2].tolist()
-            self.a[group][factor.layer, index, number, :rank] = factor.a
-            self.b[group][factor.layer, number, low:high, :rank] = factor.b
+            low, high = self.edges[group][index : index + 2]
+            self.a[group][factor.layer, index, number, :rank].copy_(factor.a, non_blocking=True)
+            self.b[group][factor.layer, number, low:high, :rank].copy_(factor.b, non_blocking=True)
         return number
 
     def _double(self) -> None:

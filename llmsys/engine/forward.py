@@ -6,16 +6,15 @@ sequence does not fit: then that sequence ends with an error. Knows nothing abou
 
 import logging
 
-import torch
 from torch import Tensor
 
 from llmsys.engine.parts import Executor
 from llmsys.engine.scheduler import Scheduler, Turn
+from llmsys.gpu import is_out_of_memory
 
 __all__ = ["run_forward"]
 
 _log = logging.getLogger(__name__)
-_ALLOCATION_FAILURES = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def run_forward(runner: Executor, scheduler: Scheduler, now_s: float) -> tuple[Turn, Tensor | None]:
@@ -25,7 +24,7 @@ def run_forward(runner: Executor, scheduler: Scheduler, now_s: float) -> tuple[T
         try:
             return turn, runner.execute(turn.plan)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             _log.warning("out of memory in a step of %d tokens, trying with less: %s", turn.plan.tokens, error)
         if not scheduler.relieve(turn) and turn.limit == 1:
@@ -36,9 +35,3 @@ def run_forward(runner: Executor, scheduler: Scheduler, now_s: float) -> tuple[T
             break
         turn = scheduler.replan(turn)
     return turn, None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return any(words in str(error) for words in _ALLOCATION_FAILURES)

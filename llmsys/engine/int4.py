@@ -1,8 +1,8 @@
 """A weight matrix in the 4-bit codes of its file, for steps of a few rows, where reading the weights is all the work.
 
 GGUF's Q4_0 and Q4_1 give 32 neighbours one scale d and one offset: w = q d + m = (q - 8) d + z with z = m + 8 d, which
-is 0 in Q4_0. That is torch's own form of a 4-bit matmul, so the file's codes are used as they are: nothing is quantised
-here. d and z are rounded to bfloat16. Knows nothing of files.
+is 0 in Q4_0. That is torch's own form of a 4-bit matmul, so the file's codes are used as they are. Other weights are
+quantised only where `quant="int4"` asks for it, by `Codes.nearest`. d and z are bfloat16. Knows nothing of files.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ __all__ = ["GROUP", "Codes", "FourBit"]
 
 GROUP = 32
 """Neighbours in a row that share a scale."""
+TINY = 1e-30
+"""In place of a step of 0, where all weights of a group are equal."""
 OUT_MULTIPLE = 16
 """What torch's kernel asks of the number of rows."""
 
@@ -28,6 +30,21 @@ class Codes:
 
     nibbles: Tensor
     scales: Tensor
+
+    @classmethod
+    def nearest(cls, weight: Tensor) -> "Codes":
+        """The codes nearest to a matrix [out, in], a group's least and greatest weight being codes 0 and 15.
+
+        in is a multiple of GROUP. A weight moves by at most half a step of its group, and the rounding of d and z.
+        """
+        groups = weight.float().view(weight.shape[0], -1, GROUP)
+        low, high = groups.amin(dim=-1), groups.amax(dim=-1)
+        scale = ((high - low) / 15).bfloat16()
+        zero = (low + 8 * scale.float()).bfloat16()
+        steps = (groups - zero.float()[..., None]) / scale.float().clamp_min(TINY)[..., None]
+        codes = steps.round().add_(8).clamp_(0, 15).to(torch.uint8)
+        nibbles = (codes[..., : GROUP // 2] | codes[..., GROUP // 2 :] << 4).view(weight.shape[0], -1)
+        return cls(nibbles, torch.stack((scale, zero), dim=-1).transpose(0, 1).contiguous())
 
     @classmethod
     def fused(cls, parts: list["Codes"]) -> "Codes":
@@ -54,12 +71,13 @@ class FourBit:
         self._scales = codes.scales.contiguous()
 
     @staticmethod
-    def takes(codes: Codes, weight: Tensor) -> bool:
-        """Whether torch has a kernel for this matrix, which `weight` holds in the format of the activations."""
+    def takes(weight: Tensor) -> bool:
+        """Whether torch has a kernel for a matrix of this shape, device and format, which the activations have too."""
         return (
             weight.device.type == "cpu"
             and weight.dtype == torch.bfloat16
-            and codes.nibbles.shape[0] % OUT_MULTIPLE == 0
+            and weight.shape[0] % OUT_MULTIPLE == 0
+            and weight.shape[1] % GROUP == 0
             and hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu")
         )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmsys.artifacts import encode
 from llmsys.engine.errors import RequestError
+from llmsys.engine.token_mask import TokenMask
 from llmsys.gpu import require
 
 if TYPE_CHECKING:
@@ -60,7 +61,6 @@ class JsonGrammar:
         cannot be held to, Unavailable without llguidance.
         """
         kit = require("llguidance")
-        torch_kit = require("llguidance.torch")
         if (size := len(encode(schema))) > SCHEMA_BYTES:
             raise RequestError(f"response_format's schema has {size} bytes; expected at most {SCHEMA_BYTES}")
         ends = sorted(self._tokenizer.eos_ids)
@@ -73,7 +73,7 @@ class JsonGrammar:
         matcher = kit.LLMatcher(self._tables, grammar)
         if fault := matcher.get_error():
             raise RequestError(f"response_format's schema: {fault.strip().splitlines()[0]}")
-        return JsonMask(matcher, torch_kit, schema, prompt_tokens=prompt_tokens, vocab=vocab, ends=ends)
+        return JsonMask(matcher, schema, prompt_tokens=prompt_tokens, vocab=vocab, ends=ends)
 
 
 class JsonMask:
@@ -85,7 +85,6 @@ class JsonMask:
     def __init__(
         self,
         matcher: Any,  # noqa: ANN401
-        kit: Any,  # noqa: ANN401
         schema: Mapping[str, object],
         *,
         prompt_tokens: int,
@@ -94,9 +93,8 @@ class JsonMask:
     ) -> None:
         self.schema = schema
         self._matcher = matcher
-        self._kit = kit
         self._read = prompt_tokens
-        self._bits = kit.allocate_token_bitmask(1, vocab)
+        self._mask = TokenMask(vocab)
         self._ends = list(ends)
 
     def __call__(self, ids: Sequence[int], logits: "Tensor") -> None:
@@ -108,5 +106,4 @@ class JsonMask:
             logits.fill_(-math.inf)
             logits[self._ends] = 0.0
             return
-        self._kit.fill_next_token_bitmask(self._matcher, self._bits, 0)
-        self._kit.apply_token_bitmask_inplace(logits.unsqueeze(0), self._bits.to(logits.device))
+        self._mask.apply(self._matcher, logits)

@@ -24,7 +24,7 @@ class Linear:
 
     codes: the same matrix as its file has it, in 4 bits: steps of at most FEW_ROWS rows, which only wait for weights,
     then read a quarter of the memory. The two differ in the last bits. tiled: multiply TILE_ROWS rows at a time, always
-    by the same kernel, so that no row's result depends on how many others there are.
+    by the same kernel and the same one of the two, so that no row's result depends on how many others there are.
     """
 
     def __init__(
@@ -47,14 +47,13 @@ class Linear:
         )
 
         self._tiled = tiled
-        self._few = FourBit(codes) if codes is not None and FourBit.takes(codes, weight) else None
+        self._few = FourBit(codes) if codes is not None and FourBit.takes(weight) else None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply rows: x [n, in] to [n, out], in the weight's dtype."""
-        if self._few is not None and x.shape[0] <= FEW_ROWS:
-            few = self._few(x)
-            return few if self.bias is None else few.add_(self.bias)
-        return self._by_tiles(x) if self._tiled else self._multiply(x)
+        if self._tiled:
+            return self._by_tiles(x)
+        return self._multiply_few(self._few, x) if self._few and x.shape[0] <= FEW_ROWS else self._multiply(x)
 
     def dense(self) -> Tensor:
         """The matrix as it was given, [out, in]."""
@@ -63,7 +62,12 @@ class Linear:
     def _by_tiles(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
         padded = F.pad(x, (0, 0, 0, -rows % TILE_ROWS))
-        return torch.cat([self._multiply(tile) for tile in torch.split(padded, TILE_ROWS)])[:rows]
+        few = self._few
+        tiles = torch.split(padded, TILE_ROWS)
+        return torch.cat([self._multiply_few(few, tile) if few else self._multiply(tile) for tile in tiles])[:rows]
+
+    def _multiply_few(self, few: FourBit, x: Tensor) -> Tensor:
+        return few(x) if self.bias is None else few(x).add_(self.bias)
 
     def _multiply(self, x: Tensor) -> Tensor:
         if self.packed:

@@ -55,11 +55,13 @@ def load_model(
     dtype: torch.dtype,
     cache: ModelCache | None = None,
     four_bit: bool = False,
+    quantise: bool = False,
     tiled: bool = False,
 ) -> LoadedModel:
     """Load a model directory, a .gguf file or `smollm2`, from the cache if what was made of it is there.
 
-    four_bit: use the file's own 4-bit codes, where it has any and they are faster; tiled: as `Linear` says.
+    four_bit: use the file's own 4-bit codes, where it has any and they are faster; quantise: also make codes of weights
+    that have none, which moves them (a warning says how far); tiled: as `Linear` says.
 
     Raises ModelError for what is not a readable model of ARCHITECTURES, Unavailable for a name without its package.
     """
@@ -73,7 +75,8 @@ def load_model(
         if cache:
             _keep(cache, key, path, *found)
     (values, weights), tokenizer = found
-    decoder = _build(path, values, weights, device=device, dtype=dtype, four_bit=four_bit, tiled=tiled)
+    options = {"four_bit": four_bit, "quantise": quantise, "tiled": tiled}
+    decoder = _build(path, values, weights, device=device, dtype=dtype, options=options)
     return LoadedModel(decoder, tokenizer, decoder.config, _digest(path), path)
 
 
@@ -84,10 +87,17 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def load_decoder(
-    path: Path, *, device: torch.device, dtype: torch.dtype, four_bit: bool = False, tiled: bool = False
+    path: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    four_bit: bool = False,
+    quantise: bool = False,
+    tiled: bool = False,
 ) -> Decoder:
-    """The weights alone, without a tokenizer."""
-    return _build(path, *_read(path, dtype), device=device, dtype=dtype, four_bit=four_bit, tiled=tiled)
+    """The weights alone, without a tokenizer; options as for `load_model`."""
+    options = {"four_bit": four_bit, "quantise": quantise, "tiled": tiled}
+    return _build(path, *_read(path, dtype), device=device, dtype=dtype, options=options)
 
 
 def _build(
@@ -97,12 +107,11 @@ def _build(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    four_bit: bool,
-    tiled: bool,
+    options: dict[str, bool],
 ) -> Decoder:
     config, tied = _config(path, values), bool(values.get("tie_word_embeddings"))
     moved = {name: t.to(device=device, dtype=dtype if t.is_floating_point() else None) for name, t in tensors.items()}
-    return build_decoder(config, NamedWeights(path, moved, four_bit=four_bit, tiled=tiled), tied=tied)
+    return build_decoder(config, NamedWeights(path, moved, **options), tied=tied)
 
 
 def _read(path: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Tensor]]:

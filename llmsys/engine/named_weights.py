@@ -3,6 +3,8 @@
 Knows nothing of files but their names, for errors.
 """
 
+import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,12 +12,13 @@ import torch
 from torch import Tensor
 
 from llmsys.engine.errors import ModelError
-from llmsys.engine.int4 import GROUP, Codes
+from llmsys.engine.int4 import GROUP, Codes, FourBit
 from llmsys.engine.linear import Linear
 from llmsys.engine.model import Decoder, Layer, ModelConfig
 
 __all__ = ["CODES", "NamedWeights", "build_decoder"]
 
+_log = logging.getLogger(__name__)
 CODES = (".nibbles", ".scales")
 """What is added to a weight's name where its 4-bit codes stand beside it."""
 
@@ -23,13 +26,24 @@ CODES = (".nibbles", ".scales")
 class NamedWeights:
     """Takes tensors by name, checks their shapes, and frees each once taken.
 
-    four_bit: whether matrices are to keep the 4-bit codes that stand beside them; tiled: as `Linear` says.
+    four_bit: whether matrices are to keep the 4-bit codes that stand beside them; quantise: whether those without are
+    to be replaced by the nearest ones that have such codes; tiled: as `Linear` says.
     """
 
-    def __init__(self, path: Path, tensors: dict[str, Tensor], *, four_bit: bool = False, tiled: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tensors: dict[str, Tensor],
+        *,
+        four_bit: bool = False,
+        quantise: bool = False,
+        tiled: bool = False,
+    ) -> None:
         self._path = path
         self._tensors = tensors
         self._four_bit = four_bit
+        self._quantise = quantise
+        self._moved = self._size = 0.0
         self.tiled = tiled
 
     def matrix(self, names: Sequence[str], outs: Sequence[int], width: int, bias: Tensor | None = None) -> Linear:
@@ -37,8 +51,15 @@ class NamedWeights:
         codes = [self._codes(name + ".weight", out, width) for name, out in zip(names, outs, strict=True)]
         weight = torch.cat([self.take(name + ".weight", out, width) for name, out in zip(names, outs, strict=True)])
         known = [part for part in codes if part is not None]
-        whole = self._four_bit and len(known) == len(names)
-        return Linear(weight, bias, codes=Codes.fused(known) if whole else None, tiled=self.tiled)
+        whole = Codes.fused(known) if self._four_bit and len(known) == len(names) else None
+        if self._quantise and whole is None and FourBit.takes(weight):
+            whole, weight = self._quantised(weight)
+        return Linear(weight, bias, codes=whole, tiled=self.tiled)
+
+    @property
+    def moved(self) -> float:
+        """How far quantising has moved the weights: root mean square of the change over that of the weights."""
+        return math.sqrt(self._moved / self._size) if self._size else 0.0
 
     def take(self, name: str, *shape: int) -> Tensor:
         """A tensor, which is not there any more. Raises ModelError for one that is missing or of another shape."""
@@ -59,6 +80,14 @@ class NamedWeights:
         if left:
             raise ModelError(f"{self._path}: tensor {left[0]!r} has no place in the decoder; expected a plain decoder")
 
+    def _quantised(self, weight: Tensor) -> tuple[Codes, Tensor]:
+        """The nearest codes, and the weights that they mean: all batch sizes then compute with one model."""
+        codes = Codes.nearest(weight)
+        dense = codes.dense().to(weight.dtype)
+        self._moved += float((dense.float() - weight.float()).square().sum())
+        self._size += float(weight.float().square().sum())
+        return codes, dense
+
     def _codes(self, name: str, out: int, width: int) -> Codes | None:
         if not self.has(name + CODES[0]):
             return None
@@ -77,6 +106,10 @@ def build_decoder(config: ModelConfig, weights: NamedWeights, *, tied: bool) -> 
     stored = weights.has("lm_head.weight") or not tied  # a tied head may be stored a second time
     head = weights.take("lm_head.weight", config.vocab, config.hidden) if stored else embedding
     weights.finish()
+    if weights.moved:
+        _log.warning(
+            "int4: weights without 4-bit codes were quantised, which moved them by %.1f %%", 100 * weights.moved
+        )
     return Decoder(
         config,
         embedding=embedding,

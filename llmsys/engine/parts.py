@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["AdapterSlots", "Adapters", "Executor", "PrefixStore", "TextCodec"]
+__all__ = ["AdapterBudget", "AdapterSlots", "Adapters", "Executor", "PrefixStore", "TextCodec"]
 
 
 class PrefixStore(Protocol):
@@ -51,11 +51,27 @@ class AdapterSlots(Protocol):
     def is_resident(self, name: str) -> bool:
         """Whether `acquire` of this name has nothing to load."""
 
+    def is_ready(self, name: str) -> bool:
+        """Whether `acquire` of this name would not wait; if it would, what it would wait for has begun."""
+
     def release(self, slot: int) -> None:
         """Give back one hold."""
 
+    def shed(self) -> bool:
+        """Give memory shared with keys and values back, of an adapter that nobody holds; False where there is none."""
+
     def digest(self, name: str) -> bytes:
         """Identify the content and generation that `acquire` of this name gives now."""
+
+
+class AdapterBudget(Protocol):
+    """Memory that adapters share with others."""
+
+    def take(self, wanted_bytes: int) -> bool:
+        """Take memory for an adapter; False where there is no room."""
+
+    def give_back(self, taken_bytes: int) -> None:
+        """Return what one `take` took."""
 
 
 class Adapters(AdapterSlots, Protocol):
@@ -66,6 +82,12 @@ class Adapters(AdapterSlots, Protocol):
 
     def names(self) -> Iterable[str]:
         """Names that can be acquired."""
+
+    def bytes_of(self, rank: int) -> int:
+        """Memory that an adapter of this rank takes."""
+
+    def share(self, budget: AdapterBudget) -> None:
+        """Take the memory of adapters from this budget, beside the bounds that there are; none may be resident."""
 
 
 class TextCodec(Protocol):

@@ -18,7 +18,7 @@ __all__ = ["Limits", "Scheduler", "Turn"]
 
 
 LOADS_PER_STEP = 1
-"""Adapters loaded in one step while others run: tens of milliseconds each, in which nobody gets a token."""
+"""Adapters placed in one step while others run; they have been read by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +144,10 @@ class Scheduler:
         self._preempt_victim(turn)
         return True
 
+    def give_way(self) -> bool:
+        """Free memory that stands idle if nobody runs; return whether anything was freed."""
+        return not self.running and self._free_idle()
+
     def _secure_decodes(self, turn: Turn) -> None:
         """Make sure that every running sequence has room for the tokens it has, at the cost of others."""
         for sequence in tuple(self.running):
@@ -167,7 +171,9 @@ class Scheduler:
         turn.preempted.append(victim)
 
     def _free_idle(self) -> bool:
-        """Take the memory of one sequence that is not running: the longest parked, else the last to come back."""
+        """Take memory that is not at work: an adapter's, else the longest parked's, else the last to come back's."""
+        if self._adapters.shed():
+            return True
         idle = (*self.parked.values(), *reversed(tuple(self.returning)[1:]))
         holder = next((sequence for sequence in idle if self._blocks.in_use(sequence.id)), None)
         if holder is None:
@@ -214,7 +220,7 @@ class Scheduler:
         if whole or not self._hold_adapter(turn, sequence):
             return False
         while not self._reserve(sequence):
-            if self.running or not self._free_idle():
+            if not self._adapters.shed() and not self.give_way():
                 if sequence.adapter_slot != held:
                     self._adapters.release(sequence.adapter_slot)
                     sequence.adapter_slot = held
@@ -233,8 +239,8 @@ class Scheduler:
             return True
         if request.adapter is not None:
             loads = not self._adapters.is_resident(request.adapter)
-            if loads and turn.loads >= LOADS_PER_STEP and len(self.running) > len(turn.admitted):
-                return False  # those that run would wait for it
+            if loads and len(self.running) > len(turn.admitted) and self._would_stall(turn, request.adapter):
+                return False
             turn.loads += loads
             try:
                 sequence.adapter_slot = self._adapters.acquire(request.adapter)
@@ -248,6 +254,10 @@ class Scheduler:
         own = f"\0{sequence.id}" if sequence.scores_prompt else ""
         sequence.root = prefix_root(self._model, digest, request.cache_salt + own)
         return True
+
+    def _would_stall(self, turn: Turn, adapter: str) -> bool:
+        """Whether those that run would wait for this adapter, or for more than one in this step."""
+        return turn.loads >= LOADS_PER_STEP or not self._adapters.is_ready(adapter)
 
     def _reserve(self, sequence: Sequence) -> bool:
         """Reserve the prompt and one block more, or the whole length once the sequence is protected."""

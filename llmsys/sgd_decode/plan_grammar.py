@@ -6,6 +6,7 @@ Masks come from llguidance. Knows nothing of engines beyond the row of logits it
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmsys.engine.token_mask import TokenMask
 from llmsys.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -47,10 +48,10 @@ class PlanGrammar:
     def __init__(self, tokenizer: str, eos_ids: Iterable[int]) -> None:
         """tokenizer: in the JSON form of the `tokenizers` library. Raises Unavailable without llguidance."""
         try:
-            import llguidance.torch
+            import llguidance
         except ImportError as error:
             raise Unavailable("llguidance is not installed", "pip install 'llmsys[tools]', or --no-grammar") from error
-        self.kit = llguidance.torch
+        self.kit = llguidance
         self._tokenizer = tokenizer
         self._eos_ids = sorted(eos_ids)
         self._tables: dict[int, Any] = {}
@@ -62,9 +63,7 @@ class PlanGrammar:
     def tables(self, vocab: int) -> Any:  # noqa: ANN401
         """The tokenizer's tables for rows of `vocab` logits, which may be more than it has tokens."""
         if vocab not in self._tables:
-            from llguidance import LLTokenizer
-
-            self._tables[vocab] = LLTokenizer(self._tokenizer, n_vocab=vocab, eos_token=self._eos_ids)
+            self._tables[vocab] = self.kit.LLTokenizer(self._tokenizer, n_vocab=vocab, eos_token=self._eos_ids)
         return self._tables[vocab]
 
 
@@ -76,20 +75,16 @@ class _Mask:
         self._regex = regex
         self._read = prompt_tokens
         self._matcher: Any = None
-        self._bits: Any = None
+        self._mask: TokenMask | None = None
 
     def __call__(self, ids: Sequence[int], logits: "Tensor") -> None:
         """Forbid every token that no plan goes on with: ids are prompt and output so far, logits [vocab]."""
-        kit = self._grammar.kit
-        if self._matcher is None:
-            from llguidance import LLMatcher
-
-            tables = self._grammar.tables(logits.shape[0])
-            self._matcher = LLMatcher(tables, LLMatcher.grammar_from_regex(self._regex))
-            self._bits = kit.allocate_token_bitmask(1, logits.shape[0])
+        if self._mask is None:
+            kit, vocab = self._grammar.kit, logits.shape[0]
+            grammar = kit.LLMatcher.grammar_from_regex(self._regex)
+            self._matcher, self._mask = kit.LLMatcher(self._grammar.tables(vocab), grammar), TokenMask(vocab)
         new = list(ids[self._read :])
         self._read = len(ids)
         if new and not self._matcher.consume_tokens(new):
             raise ValueError(f"the plan left its grammar: {self._matcher.get_error()}")
-        kit.fill_next_token_bitmask(self._matcher, self._bits, 0)
-        kit.apply_token_bitmask_inplace(logits.unsqueeze(0), self._bits.to(logits.device))
+        self._mask.apply(self._matcher, logits)

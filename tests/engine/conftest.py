@@ -24,6 +24,7 @@ from llmsys.engine.sequence import Chunk, Plan, Request, SamplingParams, Sequenc
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 VOCAB = 259
 EOS = 256
+ADAPTER_BYTES = 10
 
 
 class ByteTokenizer:
@@ -50,6 +51,7 @@ class Slots:
         self._paths = {}
         self._slots = slots
         self._by_digest = {}
+        self.budget = None
 
     def register(self, name, path):
         self._paths[name] = str(path)
@@ -65,17 +67,44 @@ class Slots:
             raise AdapterError(f"adapter {name!r} has rank 999")
         slot = self._by_digest.get(self.digest(name))
         if slot is None:
-            free = [slot for slot in range(self._slots) if not self.holds[slot]]
-            if not free:
-                raise AdapterBusy("every slot is held")
-            slot = free[0]
-            self._by_digest = {d: s for d, s in self._by_digest.items() if s != slot} | {self.digest(name): slot}
-            self.content[slot] = self.digest(name)
+            slot = self._place(self.digest(name))
         self.holds[slot] += 1
+        return slot
+
+    def _place(self, digest):
+        """The first slot that nobody holds; with a common budget, one whose memory was taken from it."""
+        free = [slot for slot in range(self._slots) if not self.holds[slot]]
+        if not free:
+            raise AdapterBusy("every slot is held")
+        slot = free[0]
+        if self.budget is not None and slot not in self.content:
+            while not self.budget.take(ADAPTER_BYTES):
+                if not self.shed():
+                    raise AdapterBusy("all memory is in use")
+        self._by_digest = {d: s for d, s in self._by_digest.items() if s != slot} | {digest: slot}
+        self.content[slot] = digest
         return slot
 
     def is_resident(self, name):
         return self.digest(name) in self._by_digest
+
+    def is_ready(self, name):
+        return True
+
+    def bytes_of(self, rank):
+        return ADAPTER_BYTES
+
+    def share(self, budget):
+        self.budget = budget
+
+    def shed(self):
+        idle = [slot for slot in self.content if not self.holds[slot]]
+        if self.budget is None or not idle:
+            return False
+        gone = self.content.pop(idle[0])
+        del self._by_digest[gone]
+        self.budget.give_back(ADAPTER_BYTES)
+        return True
 
     def release(self, slot):
         self.holds[slot] -= 1
@@ -147,8 +176,8 @@ def expected_greedy(prompt, tokens, adapter=b""):
     return tuple(out)
 
 
-def make_engine(*, blocks=64, slots=4, max_len=512, shared=False, on_event=None, **settings):
-    """An engine over the stand-ins; `engine.runner` and `engine.slots` are theirs."""
+def make_engine(*, blocks=64, slots=4, max_len=512, shared=False, block_bytes=0, on_event=None, **settings):
+    """An engine over the stand-ins; `engine.runner` and `engine.slots` are theirs. block_bytes: one budget for all."""
     config = EngineConfig(**{"block_tokens": 4, "max_sequences": 8, "spare_rows": 8, "max_batch_tokens": 32} | settings)
     pool = Slots(slots)
     for name in ("fr", "de", "it", "es", "bad"):
@@ -163,6 +192,7 @@ def make_engine(*, blocks=64, slots=4, max_len=512, shared=False, on_event=None,
         blocks=blocks,
         model=b"model",
         shared_blocks=shared,
+        block_bytes=block_bytes,
         clock=lambda: float(next(ticks)),
         on_event=on_event,
     )
@@ -198,7 +228,7 @@ def check_blocks(blocks):
         assert len(set(table)) == len(table)
         (kept if retained else used).update(table)
     counts = blocks.counts
-    assert counts.free + counts.cached + counts.referenced == counts.total
+    assert counts.free + counts.cached + counts.referenced + counts.lent == counts.total
     assert counts.referenced == len(used)
     assert counts.cached == len(set(kept) - set(used))
     assert all(blocks.ref_count(block) == used[block] for block in range(counts.total))

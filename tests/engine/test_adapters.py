@@ -318,6 +318,32 @@ def files(tmp_path_factory):
     FILES.update({name: write_adapter(root / name, rank=4 + 8 * (i % 2), seed=i) for i, name in enumerate("abcdef")})
 
 
+def test_a_pool_reads_in_a_thread_of_its_own_what_it_is_asked_about(tmp_path):
+    pool = AdapterPool(CONFIG, slots=2, rank_max=64, dtype=torch.float32)
+    pool.register("a", write_adapter(tmp_path / "a", rank=3))
+    pool.register("gone", tmp_path / "gone")
+
+    assert pool.is_ready("unknown")
+    for name in ("a", "gone"):
+        pool.is_ready(name)
+    with pytest.raises(AdapterError, match="gone"):
+        pool.acquire("gone")
+    slot = pool.acquire("a")  # one thread reads in order: what was asked first is there
+    assert pool.is_ready("a")
+    expected = HostAdapters(CONFIG, dtype=torch.float32).place(3, read(tmp_path / "a", rank_max=64).factors)
+    assert all(torch.equal(pool._slots[slot].weights._memory[g], m) for g, m in expected._memory.items())
+
+
+def test_a_name_registered_again_while_it_is_read_is_the_new_generation(tmp_path):
+    pool = AdapterPool(CONFIG, slots=2, rank_max=64, dtype=torch.float32)
+    pool.register("a", write_adapter(tmp_path / "old", seed=1))
+    pool.is_ready("a")
+    pool.register("a", write_adapter(tmp_path / "new", seed=2))
+    pool.acquire("a")
+
+    assert pool.digest("a")[:-8] == read(tmp_path / "new", rank_max=64).digest
+
+
 def test_a_prepared_adapter_is_what_a_slot_holds_and_is_not_copied_again(tmp_path):
     write_adapter(tmp_path / "a", rank=3)
     pool = AdapterPool(CONFIG, slots=2, rank_max=64, dtype=torch.float32)

@@ -14,7 +14,7 @@ from llmsys.engine.core import Engine
 from llmsys.engine.loader import load_decoder
 from llmsys.engine.lora import HostAdapters
 from llmsys.engine.runner import Runner
-from llmsys.engine.sequence import Request, SamplingParams
+from llmsys.engine.sequence import Chunk, Plan, Request, SamplingParams, Sequence
 
 SHAPE = {
     "vocab_size": 320,
@@ -46,13 +46,17 @@ class Recorder:
 
 
 @pytest.fixture(scope="module")
-def adapter(tmp_path_factory):
-    path = tmp_path_factory.mktemp("adapter")
-    names = [f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_" for layer in range(3)]
-    tensors = {name + "A.weight": torch.randn(5, 128) for name in names}
-    save_file(tensors | {name + "B.weight": torch.randn(128, 5) for name in names}, path / "adapter_model.safetensors")
-    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 5, "lora_alpha": 1}))
-    return path
+def adapters(tmp_path_factory):
+    """Two adapters of different ranks and targets, by name."""
+    found = {}
+    for name, rank, target in (("fr", 5, "self_attn.q_proj"), ("de", 2, "self_attn.o_proj")):
+        path = found[name] = tmp_path_factory.mktemp(name)
+        keys = [f"base_model.model.model.layers.{layer}.{target}.lora_" for layer in range(3)]
+        tensors = {key + "A.weight": torch.randn(rank, 128) for key in keys}
+        tensors |= {key + "B.weight": torch.randn(128, rank) for key in keys}
+        save_file(tensors, path / "adapter_model.safetensors")
+        (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": 1}))
+    return found
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen3"])
@@ -65,12 +69,15 @@ def model(request, tmp_path_factory):
     return path
 
 
-def run(model, adapter, dtype, requests, **settings):
+def run(model, adapters, dtype, requests, *, quantise=False, **settings):
     """Bits of all logits of these requests, run together by an engine as `batch_invariant` sets it up."""
-    decoder = load_decoder(model, device=torch.device("cpu"), dtype=dtype, tiled=True)
+    decoder = load_decoder(
+        model, device=torch.device("cpu"), dtype=dtype, tiled=True, four_bit=quantise, quantise=quantise
+    )
     memory = HostAdapters(decoder.config, dtype=dtype, long_rows=1 << 62)
     pool = AdapterPool(decoder.config, slots=2, rank_max=8, dtype=dtype, memory=memory)
-    pool.register("fr", adapter)
+    for name, path in adapters.items():
+        pool.register(name, path)
     config = EngineConfig(**({"max_sequences": 32, "max_len": 256, "prefix_cache": False} | settings))
     runner = Recorder(Runner.on_rows(decoder, pool, rows=config.kv_rows, max_len=256, token_by_token=True))
     silent = SimpleNamespace(eos_ids=frozenset(), decode=lambda ids: "")
@@ -80,15 +87,17 @@ def run(model, adapter, dtype, requests, **settings):
 
 def requests_of(prompts):
     params = SamplingParams(max_tokens=5, temperature=0.0, ignore_eos=True)
-    return [Request(ids, params, adapter=("fr", None)[i % 2]) for i, ids in enumerate(prompts)]
+    return [Request(ids, params, adapter=("fr", None, "de")[i % 3]) for i, ids in enumerate(prompts)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_have_the_same_bits_alone_in_two_in_a_crowd_and_in_any_chunks(model, adapter, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "quantise"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)]
+)
+def test_logits_have_the_same_bits_alone_in_two_in_a_crowd_and_in_any_chunks(model, adapters, dtype, quantise):
     requests = requests_of(PROMPTS)
     alone = {}
     for request in requests:
-        alone |= run(model, adapter, dtype, [request])
+        alone |= run(model, adapters, dtype, [request], quantise=quantise)
 
     for crowd, settings in (
         (requests[:2], {}),
@@ -96,6 +105,27 @@ def test_logits_have_the_same_bits_alone_in_two_in_a_crowd_and_in_any_chunks(mod
         (requests, {"max_batch_tokens": 7, "prefix_cache": True}),
         (requests[::-1], {"chunked_prefill": False, "prefix_cache": True, "block_tokens": 8}),
     ):
-        together = run(model, adapter, dtype, crowd, **settings)
+        together = run(model, adapters, dtype, crowd, quantise=quantise, **settings)
         assert together.keys() <= alone.keys()
         assert all(torch.equal(row, alone[key]) for key, row in together.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_base_rows_beside_adapters_have_the_bits_of_the_same_rows_without(model, adapters, dtype):
+    """Without `batch_invariant`: the base rows stand in the same places, and no adapter's part touches them."""
+    decoder = load_decoder(model, device=torch.device("cpu"), dtype=dtype)
+    found = []
+    for names in (("fr", "de", None, None, None), (None,) * 5):
+        pool = AdapterPool(decoder.config, slots=2, rank_max=8, dtype=dtype)
+        for name, path in adapters.items():
+            pool.register(name, path)
+        runner = Runner.on_rows(decoder, pool, rows=8, max_len=256)
+        chunks = []
+        for number, (name, ids) in enumerate(zip(names, PROMPTS, strict=False)):
+            sequence = Sequence(number, Request(tuple(ids)), list(ids), len(ids))
+            sequence.adapter_slot = -1 if name is None else pool.acquire(name)
+            chunks.append(Chunk(sequence, 0, len(ids), samples=True))
+        found.append(runner.execute(Plan(tuple(chunks))))
+
+    assert torch.equal(found[0][2:], found[1][2:])
+    assert not torch.equal(found[0][:2], found[1][:2])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmsys.engine.config import EngineConfig
+from llmsys.engine.core import Engine
 from llmsys.engine.errors import AdapterBusy, AdapterError, CapacityError, EngineError, ModelError, RequestError
 
 ENGINE = Path(__file__).parents[2] / "llmsys/engine"
@@ -14,7 +15,7 @@ ENGINE = Path(__file__).parents[2] / "llmsys/engine"
     ("field", "value", "message"),
     [
         ("block_tokens", 0, "block_tokens is 0; expected 1 or more"),
-        ("quant", "int3", "quant is 'int3'; expected one of auto, none"),
+        ("quant", "int3", "quant is 'int3'; expected one of auto, none, int4"),
         ("max_len", 1, "max_len is 1; expected 2 or more"),
         ("kv_memory_bytes", 0, "kv_memory_bytes is 0"),
     ],
@@ -28,6 +29,18 @@ def test_a_setting_that_cannot_work_is_refused(field, value, message):
 def test_a_setting_that_nothing_obeys_is_not_accepted(name):
     with pytest.raises(TypeError, match=name):
         EngineConfig(**{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quant": "int4", "dtype": "float32"}, "quant int4 is not offered in torch.float32 on cpu; expected dtype bf"),
+        ({"memory_bytes": 10}, "memory_bytes is 10; expected"),
+    ],
+)
+def test_what_a_model_cannot_have_is_refused_when_it_is_loaded(settings, message):
+    with pytest.raises(RequestError, match=message):
+        Engine.load("smollm2", config=EngineConfig(**settings))
 
 
 def test_every_setting_is_read_by_the_engine():

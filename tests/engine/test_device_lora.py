@@ -84,3 +84,17 @@ def test_memory_is_counted_at_the_rank_of_the_bank(rank, padded):
     host = HostAdapters(CONFIG, dtype=torch.bfloat16)
 
     assert memory.bytes_of(rank) == host.bytes_of(padded) == host.place(padded, []).bytes
+
+
+def test_factors_prepared_in_another_thread_give_the_bank_the_same_bits():
+    factors = factors_of(3, 5)
+    plain, staged = (DeviceAdapters(CONFIG, dtype=torch.bfloat16, device=CPU) for _ in range(2))
+    plain.place(5, factors)
+
+    prepared = staged.prepare(5, factors)
+    staged.place(5, prepared)
+
+    assert {factor.a.dtype for factor in prepared} == {torch.bfloat16}
+    for group in GROUPS:
+        assert torch.equal(plain._banks[8].a[group], staged._banks[8].a[group])
+        assert torch.equal(plain._banks[8].b[group], staged._banks[8].b[group])

@@ -1,23 +1,33 @@
 """Any order of add, step, cancel, fork, park, resume and extend, with too little memory: §6's invariants hold."""
 
 from itertools import pairwise
+from random import Random
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from llmsys.engine.errors import RequestError
+from llmsys.engine.policy import FirstComeFirstServed
 
 ADAPTERS = (None, "fr", "de")
 
 
-def machine(parts, *, shared):
+def machine(parts, *, shared, block_bytes):
     class Machine(RuleBasedStateMachine):
         def __init__(self):
             super().__init__()
             self.engine = parts.make_engine(
-                blocks=14, block_tokens=4, max_sequences=4, spare_rows=3, max_batch_tokens=9, slots=2, shared=shared
+                blocks=14,
+                block_tokens=4,
+                max_sequences=4,
+                spare_rows=3,
+                max_batch_tokens=9,
+                slots=2,
+                shared=shared,
+                block_bytes=block_bytes,
+                max_len=32 if block_bytes else 512,
             )
             self.expected = {}
             self.got = {}
@@ -119,6 +129,8 @@ def machine(parts, *, shared):
             parts.check_blocks(self.engine._blocks)
             tables = {number for number, _, _ in self.engine._blocks.tables()}
             assert set(self.engine.runner.rows) <= tables
+            slots = self.engine.slots
+            assert self.engine.stats().blocks.lent == (2 * len(slots.content) if block_bytes else 0)
 
         @invariant()
         def tokens_so_far_are_right(self):
@@ -149,10 +161,12 @@ def machine(parts, *, shared):
     return Machine
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_no_order_of_calls_loses_a_request_a_token_or_a_block(parts, shared):
+@pytest.mark.parametrize(("shared", "block_bytes"), [(False, 0), (True, 0), (False, 5), (True, 5)])
+def test_no_order_of_calls_loses_a_request_a_token_or_a_block(parts, shared, block_bytes):
+    """block_bytes: adapters of two blocks each share one budget with keys and values."""
     run_state_machine_as_test(
-        machine(parts, shared=shared), settings=settings(max_examples=60, stateful_step_count=30, deadline=None)
+        machine(parts, shared=shared, block_bytes=block_bytes),
+        settings=settings(max_examples=40, stateful_step_count=30, deadline=None),
     )
 
 
@@ -169,6 +183,43 @@ def test_steps_are_bounded_by_tokens_and_preemptions(parts):
     assert max(r.streams[0].sequence.preemptions for r in engine._records.values()) <= 2
     assert stats.steps <= sum(9 + 20 for _ in done) + stats.preemptions * 29
     assert [c.token_ids for c in done] == [parts.expected_greedy(r.prompt, 20) for r in requests]
+
+
+class AnyOrder(FirstComeFirstServed):
+    """Picks and preempts whomever its dice say: the least that is asked of a policy."""
+
+    def __init__(self, seed):
+        self.dice = Random(seed)
+
+    def pick(self, waiting, admit, now_s):
+        return super().pick(self.dice.sample(waiting, len(waiting)), admit, now_s)
+
+    def victim(self, running):
+        return self.dice.choice(running)
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 1 << 30),
+    shapes=st.lists(st.tuples(st.integers(1, 19), st.integers(1, 12), st.sampled_from(ADAPTERS)), max_size=9),
+    block_bytes=st.sampled_from([0, 5]),
+)
+def test_under_any_policy_each_request_ends_within_its_tokens_and_preemptions(parts, seed, shapes, block_bytes):
+    engine = parts.make_engine(
+        blocks=10, policy=AnyOrder(seed), max_preemptions=2, max_batch_tokens=12, block_bytes=block_bytes, max_len=32
+    )
+    requests = [parts.greedy_request([seed % 7, *range(n)], tokens, adapter=name) for n, tokens, name in shapes]
+
+    done = engine.generate(requests)
+
+    # alone in the batch, each computes its prompt in chunks and a token per step, anew after each preemption
+    bound = sum(-(-(n + 1 + tokens) // 12) + tokens + 1 for n, tokens, _ in shapes) * (1 + 2)
+    digests = [engine.slots.digest(name) if name else b"" for _, _, name in shapes]
+    assert engine.stats().steps <= bound
+    assert [answer.token_ids for answer in done] == [
+        parts.expected_greedy(request.prompt, request.sampling.max_tokens, digest)
+        for request, digest in zip(requests, digests, strict=True)
+    ]
 
 
 def test_a_running_stream_gets_a_token_in_every_step_while_prompts_come_in(parts):

@@ -46,6 +46,31 @@ def test_the_kernel_multiplies_by_what_the_codes_mean(rows, blocks, groups, seed
     torch.testing.assert_close(found.double(), expected, rtol=2e-2, atol=5e-2 * groups**0.5)
 
 
+@given(out=st.integers(1, 5), groups=st.integers(1, 4), seed=st.integers(0, 999), scale=st.sampled_from([1e-3, 1, 50]))
+def test_the_nearest_codes_are_within_half_a_step_of_every_weight(out, groups, seed, scale):
+    weight = torch.randn(out, groups * GROUP, generator=torch.Generator().manual_seed(seed)) * scale + scale
+
+    codes = Codes.nearest(weight)
+
+    step = codes.scales[..., 0].t().float().repeat_interleave(GROUP, dim=1)
+    zero = codes.scales[..., 1].t().float().repeat_interleave(GROUP, dim=1)
+    # d and z are rounded by 2^-9 each: so far may the ends of a group lie outside of what 16 codes reach
+    bound = 0.5 * step + (8 * step + zero.abs()) * 2**-8
+    assert bool(((codes.dense() - weight).abs() <= bound).all())
+
+
+def test_what_has_codes_already_is_given_the_same_ones():
+    codes, _ = stored("Q4_1", 32, 4 * GROUP, 3)
+
+    again = Codes.nearest(codes.dense())
+
+    torch.testing.assert_close(again.dense(), codes.dense(), rtol=0, atol=float(codes.scales[..., 0].max()) / 16)
+
+
+def test_a_group_of_equal_weights_stays_what_it_is():
+    assert torch.equal(Codes.nearest(torch.full((2, GROUP), -0.75)).dense(), torch.full((2, GROUP), -0.75))
+
+
 def test_matrices_below_each_other_are_one_matrix():
     parts = [stored("Q4_1", out, 64, seed)[0] for seed, out in enumerate((16, 32))]
 
@@ -63,6 +88,16 @@ def test_few_rows_read_the_codes_and_many_the_weights(bias):
         x = torch.randn(rows, 64).bfloat16()
         expected = x.double() @ codes.dense().bfloat16().double().T if rows <= FEW_ROWS else torch.zeros(rows, 32)
         torch.testing.assert_close(linear(x).double(), expected.double() + offset, rtol=2e-2, atol=0.2)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 40])
+def test_in_tiles_all_rows_read_the_codes_whatever_their_number(rows):
+    codes, _ = stored("Q4_1", 32, 64, 5)
+    linear = Linear(torch.zeros(32, 64, dtype=torch.bfloat16), codes=codes, tiled=True)
+    x = torch.randn(40, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+
+    assert torch.equal(linear(x[:rows]), linear(x)[:rows])
+    torch.testing.assert_close(linear(x).double(), x.double() @ codes.dense().double().T, rtol=2e-2, atol=0.2)
 
 
 @pytest.mark.parametrize(("out", "dtype"), [(24, torch.bfloat16), (32, torch.float32)])

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from llmsys.engine.adapter_pool import AdapterPool
-from llmsys.engine.loader import load_model
+from llmsys.engine.loader import _read, load_model
 from llmsys.engine.lora import HostAdapters
+from llmsys.engine.named_weights import CODES, NamedWeights, build_decoder
 from llmsys.engine.runner import Runner
 from llmsys.engine.sequence import Chunk, Plan, Request, Sequence
 
@@ -128,17 +129,70 @@ def test_a_mixed_batch_of_adapters_equals_peft_one_by_one(smollm2, prompts, answ
     assert mixed[: len(names)] != [answer[:24] for answer in answers[: len(names)]]
 
 
-def test_four_bit_codes_stay_near_the_weights_that_they_mean(smollm2, reference, prompts, greedy):
+@pytest.fixture(scope="module")
+def half():
+    """The model in bfloat16 without its 4-bit codes."""
+    return load_model("smollm2", device=torch.device("cpu"), dtype=torch.bfloat16)
+
+
+def test_bfloat16_answers_are_within_its_rounding_of_the_reference(half, smollm2, reference, prompts, greedy):
+    found = greedy(runner_for(half)[0], prompts[:4], new_tokens=24, eos_ids=smollm2.tokenizer.eos_ids)
+
+    gaps = [float(forced_gaps(reference, prompt, answer).max()) for prompt, answer in zip(prompts, found, strict=False)]
+    assert max(gaps) < 0.25
+
+
+def test_four_bit_codes_stay_near_the_weights_that_they_mean(half, smollm2, reference, prompts, greedy):
     few = load_model("smollm2", device=torch.device("cpu"), dtype=torch.bfloat16, four_bit=True)
-    without = load_model("smollm2", device=torch.device("cpu"), dtype=torch.bfloat16)
     chosen, ends = prompts[:3], smollm2.tokenizer.eos_ids
 
     found = greedy(runner_for(few)[0], chosen, new_tokens=32, eos_ids=ends)
 
     gaps = [float(forced_gaps(reference, prompt, answer).max()) for prompt, answer in zip(chosen, found, strict=True)]
     assert max(gaps) < 0.15
-    ids, plain = (runner_for(model)[0].execute(first_plan(prompts[0][:4])) for model in (few, without))
+    ids, plain = (runner_for(model)[0].execute(first_plan(prompts[0][:4])) for model in (few, half))
     assert not torch.equal(ids, plain)
+
+
+@pytest.mark.parametrize("name", ["uneven", "dora"])
+def test_logprobs_with_an_adapter_are_those_of_peft(smollm2, prompts, answers, adapted, name):
+    model, root = adapted
+    runner, pool = runner_for(smollm2, slots=1)
+    pool.register(name, root / name)
+    ids = prompts[1] + answers[1][:8]
+    sequence = Sequence(0, Request(prompt=ids), ids, prompt_tokens=len(ids), adapter_slot=pool.acquire(name))
+    ours = runner.execute(Plan((Chunk(sequence, 0, len(ids), samples=True, scores=True),))).log_softmax(dim=-1)
+    model.set_adapter(name)
+    with torch.inference_mode():
+        theirs = model(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+
+    likely = theirs.topk(1000).indices
+    torch.testing.assert_close(ours.gather(1, likely), theirs.gather(1, likely), rtol=0, atol=1e-3)
+
+
+def test_weights_quantised_on_request_answer_like_what_their_codes_mean(smollm2, reference, prompts, greedy, caplog):
+    """quant="int4" on a file without codes, against transformers on the weights that the new codes mean."""
+    path = smollm2.path
+    values, tensors = _read(path, torch.bfloat16)
+    plain = {name: tensor for name, tensor in tensors.items() if not name.endswith(CODES)}
+    decoder = build_decoder(
+        smollm2.config, NamedWeights(path, plain, quantise=True), tied=values["tie_word_embeddings"]
+    )
+    meant = copy.deepcopy(reference)
+    for index, layer in enumerate(meant.model.layers):
+        for group, parts in (("qkv", "qkv"), ("gate_up", ("gate", "up")), ("o", "o"), ("down", ("down",))):
+            modules = [getattr(layer.self_attn if len(part) == 1 else layer.mlp, f"{part}_proj") for part in parts]
+            rows = decoder.projection(index, group).dense().float().split([module.out_features for module in modules])
+            for module, weight in zip(modules, rows, strict=True):
+                module.weight.data = weight
+    pool = AdapterPool(smollm2.config, slots=0, rank_max=1, dtype=torch.bfloat16)
+    runner = Runner.on_rows(decoder, pool, rows=4, max_len=256)
+
+    found = greedy(runner, prompts[:3], new_tokens=24, eos_ids=smollm2.tokenizer.eos_ids)
+
+    gaps = [float(forced_gaps(meant, prompt, answer).max()) for prompt, answer in zip(prompts, found, strict=False)]
+    assert max(gaps) < 0.15
+    assert "were quantised, which moved them by" in caplog.text
 
 
 def test_logprobs_are_those_of_the_reference_forward(smollm2, reference, prompts, answers):

@@ -18,6 +18,9 @@ class NoAdapters:
     def release(self, slot):
         raise AssertionError("no adapter was ever acquired")
 
+    def shed(self):
+        return False
+
 
 def scheduler(*, blocks=32, batch=16, sequences=4, preemptions=2, chunked=True):
     memory = BlockManager(Rows(), blocks=blocks, block_tokens=4, rows=8, prefix_cache=False)

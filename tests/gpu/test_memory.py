@@ -1,11 +1,12 @@
 """Memory facts: consistent, and cut to what control groups leave."""
 
 import psutil
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsys.gpu import CgroupLimits, device_memory, host_memory
+from llmsys.gpu import CgroupLimits, device_memory, host_memory, is_out_of_memory
 
 TOTAL = psutil.virtual_memory().total
 
@@ -48,3 +49,23 @@ def test_what_torch_caches_on_a_gpu_counts_as_free(monkeypatch):
     found = device_memory(torch.device("cuda", 0))
 
     assert (found.total_bytes, found.free_bytes, found.bound) == (1000, 130, "device")
+
+
+def test_an_allocation_that_no_machine_has_is_out_of_memory():
+    with pytest.raises(RuntimeError) as caught:
+        torch.ones(1 << 60)
+
+    assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_other_errors_are_not_taken_for_a_lack_of_memory(error, expected):
+    assert is_out_of_memory(error) is expected
