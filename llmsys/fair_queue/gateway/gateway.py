@@ -111,6 +111,7 @@ class Gateway:
         self._admin = Admin(self._front, self._accounts, self._dispatcher, self._ledger, changes)
         self._connections: set[ClientConnection] = set()
         self._stop = asyncio.Event()
+        self._ended = False
         self._faults: dict[str, str | None] = {}
         self._keeping: set[asyncio.Task[None]] = set()
         self._check_exposure()
@@ -131,6 +132,7 @@ class Gateway:
             await self._stop.wait()
             await self._drain(server)
         finally:
+            self._ended = True  # a Redis client may take a cancellation for a failed connection, and lose it
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -204,7 +206,7 @@ class Gateway:
 
     async def _sync_always(self) -> None:
         since_check_s = 0.0
-        while True:
+        while not self._ended:
             await asyncio.sleep(self._settings.sync_s)
             await self._sync()
             self._dispatcher.expire()
