@@ -23,6 +23,7 @@ from llmsys.errors import Unavailable, UsageFault
 from llmsys.gpu import Ceilings, Measurement, describe, dtype_name, find_model, measure, measure_ceilings
 from llmsys.serve_lora.adapter_files import find_adapters
 from llmsys.serve_lora.bench_decoders import EngineDecoder, GreedyDecoder, PeftDecoder, TransformersDecoder
+from llmsys.serve_lora.bench_llama import LlamaDecoder
 from llmsys.serve_lora.prompts import TEACHING_PROMPTS
 from llmsys.serve_lora.reference_model import ReferenceModel, chat_ids, load_reference
 
@@ -30,7 +31,7 @@ __all__ = ["BenchPlan", "BenchRow", "EngineBench", "bench_plan", "decode_speed",
 
 PROMPT_TOKENS = 32
 FIDELITY_PROMPTS = 16
-PEERS = ("transformers", "peft")
+PEERS = ("transformers", "peft", "llama.cpp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class EngineBench:
         self.plan = plan
         self.skipped: list[str] = []
         self.ceilings: Ceilings | None = None
+        self.versions = {name: version(name) for name in ("torch", "transformers")}
         self._dtype: torch.dtype = getattr(torch, plan.dtype)
 
     def rows(self, on_row: Callable[[BenchRow], None]) -> list[BenchRow]:
@@ -116,7 +118,7 @@ class EngineBench:
         return {
             "machine": describe(),
             "threads": torch.get_num_threads(),
-            "versions": {name: version(name) for name in ("torch", "transformers")},
+            "versions": self.versions,
             "ceilings": ceilings,
             "rows": [asdict(row) for row in rows],
             "skipped": self.skipped,
@@ -130,10 +132,11 @@ class EngineBench:
         doubtful = "".join(
             f"\nin doubt: {row.decoder}, {row.adapters}, batch {row.batch}: {row.doubts}" for row in rows if row.doubts
         )
+        versions = ", ".join(f"{name} {found}" for name, found in self.versions.items())
         return (
-            f"{describe()}, {torch.get_num_threads()} threads, torch {version('torch')}, transformers "
-            f"{version('transformers')}: reads {self.ceilings.read_bytes_s / 1e9:.1f} GB/s, "
-            f"{dtype_name(self._dtype)} matmul {flop_s / 1e9:.0f} GFLOP/s{skipped}{doubtful}"
+            f"{describe()}, {torch.get_num_threads()} threads, {versions}: reads "
+            f"{self.ceilings.read_bytes_s / 1e9:.1f} GB/s, {dtype_name(self._dtype)} matmul {flop_s / 1e9:.0f} GFLOP/s"
+            f"{skipped}{doubtful}"
         )
 
     def _kinds(self) -> list[tuple[str, list[str]]]:
@@ -151,6 +154,22 @@ class EngineBench:
                 yield PeftDecoder(load_reference(plan.model, self._dtype), plan.adapters or {})
             except Unavailable as missing:
                 self.skipped.append(str(missing))
+        if not mixed and "llama.cpp" in plan.peers:
+            yield from self._llama()
+
+    def _llama(self) -> Iterator[LlamaDecoder]:
+        """llama.cpp as long as it is asked for, if it is installed and reads the model."""
+        plan = self.plan
+        try:
+            decoder = LlamaDecoder(plan.model, batch=max(plan.batches), limit=PROMPT_TOKENS + plan.tokens + 1)
+        except Unavailable as missing:
+            self.skipped.append(str(missing))
+            return
+        self.versions["llama-cpp-python"] = version("llama-cpp-python")
+        try:
+            yield decoder
+        finally:
+            decoder.close()
 
     def _judge(
         self, reference: ReferenceModel, names: list[str], prompts: list[list[int]]

@@ -1,6 +1,8 @@
 """The bench measures what it says: equal decoders are identical, a wrong one shows, and limits follow the ceilings."""
 
+import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,16 @@ from llmsys.gpu import Measurement
 from llmsys.serve_lora.adapter_files import TrainingRecord, write_adapter
 from llmsys.serve_lora.adapter_training import Example, TrainingPlan, train_adapter
 from llmsys.serve_lora.bench_decoders import EngineDecoder, PeftDecoder, TransformersDecoder
-from llmsys.serve_lora.engine_bench import BenchRow, bench_plan, decode_speed, forced_gap, parameters, with_ratios
+from llmsys.serve_lora.bench_llama import LlamaDecoder
+from llmsys.serve_lora.engine_bench import (
+    BenchRow,
+    EngineBench,
+    bench_plan,
+    decode_speed,
+    forced_gap,
+    parameters,
+    with_ratios,
+)
 from llmsys.serve_lora.reference_model import chat_ids, load_reference
 
 PROMPTS = [[10, 20, 30, 40], [50, 60, 70, 80], [5, 6, 7, 8]]
@@ -48,6 +59,31 @@ def test_a_mixed_batch_gives_what_peft_gives(tiny_model, taught):
     assert ours == peft.decode(PROMPTS, 12, adapters)
     assert ours != peft.decode(PROMPTS, 12, ["two", None, "one"])
     assert forced_gap(peft.model, PROMPTS, ours, adapters) < 1e-3
+
+
+def test_llama_cpp_decodes_the_same_batch_and_is_measured_beside_us():
+    """The same GGUF weights in two programs: most of the first tokens are the same, more rows than seats wait."""
+    pytest.importorskip("llama_cpp")
+    rows = [[row + k for k in range(8)] for row in range(100, 400, 100)]
+    decoder = LlamaDecoder("smollm2", batch=2, limit=24)
+
+    theirs = decoder.decode(rows, 8, [None] * 3)
+    decoder.close()
+    ours = EngineDecoder("smollm2", {}, device="cpu", dtype="float32").decode(rows, 8, [None] * 3)
+
+    assert [len(answer) for answer in theirs] == [8] * 3
+    assert sum(answer[0] == other[0] for answer, other in zip(ours, theirs, strict=True)) >= 2
+
+
+def test_a_missing_llama_cpp_is_named_with_the_way_to_get_it(tiny_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    plan = bench_plan(model=str(tiny_model), adapters=None, batch="2", peers="llama.cpp")
+    bench = EngineBench(replace(plan, tokens=2, runs=1, dtype="float32"))
+
+    rows = bench.rows(lambda _: None)
+
+    assert {row.decoder for row in rows} == {"llmsys"}
+    assert "pip install llama-cpp-python" in "".join(bench.skipped)
 
 
 def test_a_wrong_token_shows_in_the_gap(tiny_model):
