@@ -53,8 +53,9 @@ class BenchRow:
     """One decoder at one batch size. tok_s: output tokens per second of decoding, None where the noise of the machine
     hid it; tok_cpu_s: per second of CPU time, which others' load disturbs less. ratio: our tok_s over this one.
 
-    identical and gap: fidelity to float32, None where it was not measured. limit_share: of the physical limit. doubts:
-    why the speed cannot be trusted, "" where nothing speaks against it.
+    identical and gap: fidelity to float32, None where it was not measured. limit_share: of the physical limit.
+    overhead_ms: of ours, a step's time outside its forward pass. doubts: why the speed cannot be trusted, "" where
+    nothing speaks against it.
     """
 
     decoder: str
@@ -66,6 +67,7 @@ class BenchRow:
     identical: float | None = None
     gap: float | None = None
     limit_share: float | None = None
+    overhead_ms: float | None = None
     doubts: str = ""
 
     def as_row(self) -> dict[str, str | int | float | None]:
@@ -197,6 +199,7 @@ class EngineBench:
         self, decoder: GreedyDecoder, kind: str, names: list[str], prompts: list[list[int]]
     ) -> Iterator[BenchRow]:
         shape = read_config(find_model(self.plan.model))
+        _overhead_ms(decoder)  # what it decoded before does not count
         for batch in self.plan.batches:
             rows = [prompts[at % len(prompts)] for at in range(batch)]
             adapters = _assigned(names, batch)
@@ -206,7 +209,8 @@ class EngineBench:
             )
             tok_s, tok_cpu_s, doubts = decode_speed(one, all_tokens, tokens=batch * self.plan.tokens)
             share = None if tok_s is None else tok_s / self._limit_tok_s(shape, batch)
-            yield BenchRow(decoder.name, kind, batch, tok_s, tok_cpu_s, limit_share=share, doubts=doubts)
+            row = BenchRow(decoder.name, kind, batch, tok_s, tok_cpu_s, limit_share=share, doubts=doubts)
+            yield replace(row, overhead_ms=_overhead_ms(decoder))
 
     def _limit_tok_s(self, shape: ModelConfig, batch: int) -> float:
         """Tokens per second that the ceilings allow: each weight read once a step, 2 FLOP per weight and row."""
@@ -215,6 +219,11 @@ class EngineBench:
         read_s = weights * self._dtype.itemsize / self.ceilings.read_bytes_s
         compute_s = 2 * weights * batch / self.ceilings.flop_s[dtype_name(self._dtype)]
         return batch / max(read_s, compute_s)
+
+
+def _overhead_ms(decoder: GreedyDecoder) -> float | None:
+    """Of our engine since the last call; a peer's cannot be told apart."""
+    return decoder.overhead_ms() if isinstance(decoder, EngineDecoder) else None
 
 
 def parameters(shape: ModelConfig) -> int:

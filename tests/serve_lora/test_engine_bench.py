@@ -3,6 +3,7 @@
 import sys
 import tempfile
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,17 @@ def test_our_engine_and_transformers_give_the_same_tokens_in_float32(tiny_model)
     theirs = TransformersDecoder(load_reference(str(tiny_model), torch.float32)).decode(PROMPTS, 12, base)
 
     assert ours == theirs
+
+
+def test_the_overhead_of_a_step_is_what_its_forward_pass_does_not_take(tiny_model):
+    """A clock that ticks at every look: a generation is looked at twice, and twice more in each of its steps."""
+    ticks = count()
+    decoder = EngineDecoder(str(tiny_model), {}, device="cpu", dtype="float32", clock=lambda: float(next(ticks)))
+
+    decoder.decode(PROMPTS, 5, [None] * 3)
+
+    assert decoder.overhead_ms() == pytest.approx(1e3 * (2 * 5 + 1 - 5) / 5)
+    assert decoder.overhead_ms() == 0.0
 
 
 def test_a_mixed_batch_gives_what_peft_gives(tiny_model, taught):
