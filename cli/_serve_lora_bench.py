@@ -49,7 +49,7 @@ Rank = Annotated[int, typer.Option("--rank", min=1, max=256, help="Rank of the a
 Runs = Annotated[int, typer.Option("--runs", min=1, help="For --engine: runs of which the best counts.")]
 Peers = Annotated[
     str,
-    typer.Option("--peers", help="all, none, or some of transformers (--engine), peft and llama.cpp (--popularity)."),
+    typer.Option("--peers", help="all, none, or some of transformers (--engine only), peft and llama.cpp."),
 ]
 Kind = Annotated[
     str,

@@ -4,10 +4,13 @@ The life of a request, and where to read about each part of it:
 
 1. `Engine.add` (`core`) gives it a number; `intake` makes token ids of its prompt and refuses what can never run.
 2. It waits. The policy (`policy`) hears of its arrival and picks who goes next, as long as `admit` says yes.
-3. `scheduler` admits it: an adapter slot is held, `block_manager` reserves the prompt and one block, and a prefix that
-   someone computed before, under the same model, adapter and salt, is copied instead of computed.
+3. `scheduler` admits it: its adapter, read aside by `adapter_loader` while others run, holds a slot (`adapter_pool`);
+   `block_manager` reserves the prompt and one block, and a prefix that someone computed before, under the same model,
+   adapter and salt, is copied (rows, on a CPU) or shared (pages, on a GPU) instead of computed. `memory_budget`, if the
+   engine has one, makes slots and blocks give way to each other.
 4. Each step plans tokens within one budget: a token for every running decode, then chunks of prompts (`sequence.Plan`).
 5. `forward` has the runner compute the plan, all requests and adapters in one pass; out of memory means a smaller step.
+   On a GPU, steps of decoding base rows replay a captured one (`decode_graphs`).
 6. Where a prompt is complete, `sampler` draws the next token from the row's logits, after what `logits` does to them.
 7. `stream` and `detokenizer` make text of it and find its end; `journal` charges the policy and tells the world.
 8. It ends: slot and blocks are given back, but its row is retained as a prefix until someone needs the memory. Before

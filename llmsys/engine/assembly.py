@@ -106,6 +106,7 @@ def _runner(decoder: "Decoder", adapters: "AdapterPool", config: EngineConfig, b
     if decoder.device.type == "cpu":
         rows, fixed = config.kv_rows, config.batch_invariant
         return Runner.on_rows(decoder, adapters, rows=rows, max_len=max_len, token_by_token=fixed)
+    from llmsys.engine.decode_graphs import DecodeGraphs, capture_cuda
     from llmsys.engine.paged_cache import PagedCache
     from llmsys.engine.paged_store import PagedKV
 
@@ -118,7 +119,8 @@ def _runner(decoder: "Decoder", adapters: "AdapterPool", config: EngineConfig, b
         dtype=decoder.dtype,
         device=decoder.device,
     )
-    return Runner(decoder, adapters, PagedCache(store), max_len=max_len)
+    graphs = DecodeGraphs(decoder, store, capture_cuda)
+    return Runner(decoder, adapters, PagedCache(store), max_len=max_len, graphs=graphs)
 
 
 def _blocks(config: EngineConfig, token_bytes: int, device: "torch.device") -> int:

@@ -25,11 +25,13 @@ class Codes:
     """A matrix [out, in] as its file has it.
 
     nibbles: [out, in / 2] uint8, 16 bytes to a group: its first half below, its second half above; scales: [in / GROUP,
-    out, 2] bfloat16, d and z.
+    out, 2] bfloat16, d and z; packed: the nibbles as torch's kernel on this CPU reads them, if
+    somebody has laid them out already.
     """
 
     nibbles: Tensor
     scales: Tensor
+    packed: Tensor | None = None
 
     @classmethod
     def nearest(cls, weight: Tensor) -> "Codes":
@@ -49,8 +51,14 @@ class Codes:
     @classmethod
     def fused(cls, parts: list["Codes"]) -> "Codes":
         """Matrices of one width, one below the other."""
+        if len(parts) == 1:
+            return parts[0]
         nibbles = torch.cat([part.nibbles for part in parts])
         return cls(nibbles, torch.cat([part.scales for part in parts], dim=1))
+
+    def laid_out(self) -> Tensor:
+        """The nibbles as torch's kernel on this CPU reads them, [out, in / 2] uint8."""
+        return self.packed if self.packed is not None else torch._convert_weight_to_int4pack_for_cpu(self.quants(), 1)
 
     def quants(self) -> Tensor:
         """The codes, 0 to 15: [out, in] int32."""
@@ -67,7 +75,7 @@ class FourBit:
     """y = x W^T for W in 4-bit codes; x bfloat16 on a CPU."""
 
     def __init__(self, codes: Codes) -> None:
-        self._packed = torch._convert_weight_to_int4pack_for_cpu(codes.quants(), 1)
+        self._packed = codes.laid_out()
         self._scales = codes.scales.contiguous()
 
     @staticmethod

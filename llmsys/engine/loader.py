@@ -22,7 +22,7 @@ from llmsys.engine.errors import ModelError
 from llmsys.engine.gguf import GgufFile
 from llmsys.engine.model import ARCHITECTURES, Decoder, ModelConfig
 from llmsys.engine.model_cache import ModelCache, identify
-from llmsys.engine.named_weights import NamedWeights, build_decoder
+from llmsys.engine.named_weights import NamedWeights, build_decoder, fuse
 from llmsys.engine.rope import SCALING_NUMBERS
 from llmsys.engine.tokens import Tokenizer
 from llmsys.gpu import EMBEDDED, find_model
@@ -68,7 +68,7 @@ def load_model(
     path = find_model(name)
     if not path.exists():
         raise ModelError(f"{path}: {_NO_MODEL}")
-    key = identify(path, str(dtype))
+    key = identify(path, str(dtype), torch.backends.cpu.get_cpu_capability(), torch.__version__)
     found = _restore(path, cache.find(key)) if cache else None
     if found is None:
         found = _read(path, dtype), Tokenizer.load(path)
@@ -148,7 +148,7 @@ def _keep(
             tokenizer.save(place)
             if path.is_file():
                 (place / "config.json").write_text(json.dumps(values), encoding="utf-8")
-                write_tensors(place / "model.safetensors", weights)
+                write_tensors(place / "model.safetensors", fuse(weights))
     except OSError as error:
         _log.warning("the model is loaded but not cached: %s", error)
 

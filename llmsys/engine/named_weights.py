@@ -5,7 +5,7 @@ Knows nothing of files but their names, for errors.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,11 +16,13 @@ from llmsys.engine.int4 import GROUP, Codes, FourBit
 from llmsys.engine.linear import Linear
 from llmsys.engine.model import Decoder, Layer, ModelConfig
 
-__all__ = ["CODES", "NamedWeights", "build_decoder"]
+__all__ = ["CODES", "NamedWeights", "build_decoder", "fuse"]
 
 _log = logging.getLogger(__name__)
-CODES = (".nibbles", ".scales")
-"""What is added to a weight's name where its 4-bit codes stand beside it."""
+CODES = (".nibbles", ".scales", ".packed")
+"""What is added to a weight's name where its 4-bit codes stand beside it; the last is optional, as `Codes` says."""
+FUSED = (("self_attn.", ("q_proj", "k_proj", "v_proj")), ("mlp.", ("gate_proj", "up_proj")))
+ALONE = (("self_attn.", ("o_proj",)), ("mlp.", ("down_proj",)))
 
 
 class NamedWeights:
@@ -48,8 +50,10 @@ class NamedWeights:
 
     def matrix(self, names: Sequence[str], outs: Sequence[int], width: int, bias: Tensor | None = None) -> Linear:
         """The projections `names`, each [out, width], as one matrix."""
+        if len(names) > 1 and self.has(_whole(names) + ".weight"):
+            names, outs = [_whole(names)], [sum(outs)]
         codes = [self._codes(name + ".weight", out, width) for name, out in zip(names, outs, strict=True)]
-        weight = torch.cat([self.take(name + ".weight", out, width) for name, out in zip(names, outs, strict=True)])
+        weight = _below([self.take(name + ".weight", out, width) for name, out in zip(names, outs, strict=True)])
         known = [part for part in codes if part is not None]
         whole = Codes.fused(known) if self._four_bit and len(known) == len(names) else None
         if self._quantise and whole is None and FourBit.takes(weight):
@@ -92,7 +96,46 @@ class NamedWeights:
         if not self.has(name + CODES[0]):
             return None
         nibbles = self.take(name + CODES[0], out, width // 2)
-        return Codes(nibbles, self.take(name + CODES[1], width // GROUP, out, 2))
+        scales = self.take(name + CODES[1], width // GROUP, out, 2)
+        packed = self.take(name + CODES[2], out, width // 2) if self.has(name + CODES[2]) else None
+        return Codes(nibbles, scales, packed)
+
+
+def fuse(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights, joined as `NamedWeights` would join them and their codes laid out, for a cache.
+
+    What is joined stands under its parts' names with a + between them.
+    """
+    found, layers = dict(tensors), {name.split(".")[2] for name in tensors if name.startswith("model.layers.")}
+    for layer in layers:
+        for place, parts in (*FUSED, *ALONE):
+            names = [f"model.layers.{layer}.{place}{part}" for part in parts]
+            if all(name + ".weight" in found for name in names):
+                _join(found, names)
+    return found
+
+
+def _join(tensors: dict[str, Tensor], names: Sequence[str]) -> None:
+    """Put one matrix in the place of several, and codes that are laid out beside it if all have codes."""
+    whole = _whole(names) + ".weight"
+    weight = _below([tensors.pop(name + ".weight") for name in names])
+    marked = [[tensors.pop(f"{name}.weight{mark}", None) for mark in CODES[:2]] for name in names]
+    known = [Codes(nibbles, scales) for nibbles, scales in marked if nibbles is not None and scales is not None]
+    tensors[whole] = weight
+    if len(known) == len(names):
+        codes = Codes.fused(known)
+        tensors[whole + CODES[0]], tensors[whole + CODES[1]] = codes.nibbles, codes.scales
+        if FourBit.takes(weight):
+            tensors[whole + CODES[2]] = codes.laid_out()
+
+
+def _whole(names: Sequence[str]) -> str:
+    return "+".join(names)
+
+
+def _below(parts: list[Tensor]) -> Tensor:
+    """Matrices one below the other; one alone is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def build_decoder(config: ModelConfig, weights: NamedWeights, *, tied: bool) -> Decoder:

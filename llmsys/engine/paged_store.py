@@ -14,7 +14,7 @@ __all__ = ["PagedKV"]
 
 
 class PagedKV:
-    """[pages, 2, kv_heads, page_tokens, head_dim] per layer (keys, values), and who holds which page."""
+    """[pages + 1, 2, kv_heads, page_tokens, head_dim] per layer (keys, values), and who holds which page."""
 
     def __init__(
         self,
@@ -29,7 +29,9 @@ class PagedKV:
     ) -> None:
         self.page_tokens = page_tokens
         self.device = device
-        shape = (pages, 2, kv_heads, page_tokens, head_dim)
+        self.spare_page = pages
+        """A page that no sequence ever holds: where rows that fill up a step write."""
+        shape = (pages + 1, 2, kv_heads, page_tokens, head_dim)
         self.layers: list[Tensor] = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self._free = list(range(pages - 1, -1, -1))
         self._tables: dict[int, list[int]] = {}

@@ -5,7 +5,7 @@ policies, sampling or text.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from llmsys.engine.model import Attend, Decoder
 from llmsys.engine.ops import Ops
 from llmsys.engine.rope import RotaryTable
 from llmsys.engine.sequence import Chunk, Plan
+
+if TYPE_CHECKING:
+    from llmsys.engine.decode_graphs import DecodeGraphs
 
 __all__ = ["KVStore", "Runner"]
 
@@ -40,10 +43,20 @@ class KVStore(Protocol):
 class Runner:
     """The model, its caches and its adapters behind `execute`: plan in, logits out."""
 
-    def __init__(self, decoder: Decoder, adapters: AdapterPool, cache: KVStore, *, max_len: int) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        adapters: AdapterPool,
+        cache: KVStore,
+        *,
+        max_len: int,
+        graphs: "DecodeGraphs | None" = None,
+    ) -> None:
+        """graphs: what runs steps of decoding base rows, over the same pages as `cache`."""
         self._decoder = decoder
         self._adapters = adapters
         self._cache = cache
+        self._graphs = graphs
         self.max_len = min(max_len, decoder.config.max_len)
         self.vocab_size = decoder.config.vocab
 
@@ -75,10 +88,14 @@ class Runner:
         ordered = sorted(plan.chunks, key=self._order)
         slots = [chunk.sequence.adapter_slot for chunk in ordered for _ in range(chunk.count)]
         lora = self._adapters.step(slots) if max(slots, default=-1) >= 0 else None
-        ids = torch.tensor([token for chunk in ordered for token in _tokens(chunk)], device=self._decoder.device)
-        spans = _spans(ordered)
-        attend = self._cache.attend(spans, self._decoder.rotary, self._decoder.ops)
-        hidden = self._decoder.hidden_states(ids, attend, lora)
+        tokens, spans = [token for chunk in ordered for token in _tokens(chunk)], _spans(ordered)
+        hidden = None
+        if self._graphs is not None and lora is None and len(tokens) == len(spans):
+            hidden = self._graphs.hidden_states(tokens, spans)
+        if hidden is None:
+            ids = torch.tensor(tokens, device=self._decoder.device)
+            attend = self._cache.attend(spans, self._decoder.rotary, self._decoder.ops)
+            hidden = self._decoder.hidden_states(ids, attend, lora)
         return hidden[_wanted_tokens(spans, plan).to(hidden.device)]
 
     def release(self, sequence_id: int) -> None:

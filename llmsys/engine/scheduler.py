@@ -7,6 +7,7 @@ torch, text or sampling; blocks and adapter slots it only holds and gives back.
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from llmsys.engine.block_manager import BlockManager, prefix_root
 from llmsys.engine.errors import AdapterBusy, AdapterError, EngineError
@@ -17,6 +18,8 @@ from llmsys.engine.sequence import Chunk, Plan, Request, Sequence, State
 __all__ = ["Limits", "Scheduler", "Turn"]
 
 
+READ_AHEAD = 3
+"""Of those that wait, whose adapters are read while another is waited for."""
 LOADS_PER_STEP = 1
 """Adapters placed in one step while others run; they have been read by then."""
 
@@ -256,8 +259,16 @@ class Scheduler:
         return True
 
     def _would_stall(self, turn: Turn, adapter: str) -> bool:
-        """Whether those that run would wait for this adapter, or for more than one in this step."""
-        return turn.loads >= LOADS_PER_STEP or not self._adapters.is_ready(adapter)
+        """Whether those that run would wait for this adapter, or for more than one in this step.
+
+        While it is read, so are those of the oldest that wait.
+        """
+        if self._adapters.is_ready(adapter):
+            return turn.loads >= LOADS_PER_STEP
+        for sequence in islice(self.waiting.values(), READ_AHEAD):
+            if sequence.request.adapter is not None:
+                self._adapters.is_ready(sequence.request.adapter)
+        return True
 
     def _reserve(self, sequence: Sequence) -> bool:
         """Reserve the prompt and one block more, or the whole length once the sequence is protected."""

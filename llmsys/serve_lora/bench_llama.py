@@ -1,4 +1,4 @@
-"""llama.cpp on the closed loop of the popularity bench, through its own C interface.
+"""llama.cpp as a peer of the benches, through its own C interface: a closed loop of requests, or one batch.
 
 A step of llama.cpp has one set of adapters for all of its rows, so requests run adapter by adapter, in order of first
 arrival, each adapter's as one running batch with its prompts beside the decoding rows: the best that it can do here.
@@ -23,7 +23,7 @@ from llmsys.serve_lora.adapter_convert import convert_adapter
 from llmsys.serve_lora.bench_servers import Clock, Served
 from llmsys.serve_lora.punica_workload import Ask
 
-__all__ = ["LlamaServer"]
+__all__ = ["LlamaDecoder", "LlamaServer"]
 
 CHUNK_TOKENS = 512
 
@@ -168,6 +168,28 @@ class LlamaServer:
     def _best(self, place: int) -> int:
         logits = self._kit.llama_get_logits_ith(self._context, place)
         return int(np.ctypeslib.as_array(logits, shape=(self._vocab,)).argmax())
+
+
+class LlamaDecoder:
+    """llama.cpp with the file's own weights; base rows only. Raises Unavailable as `LlamaServer` does.
+
+    batch: sequences at once, further ones wait; limit: tokens of the longest.
+    """
+
+    name = "llama.cpp"
+    mixes = False
+
+    def __init__(self, model: str, *, batch: int, limit: int) -> None:
+        self._server = LlamaServer(model, {}, place=Path(), batch=batch, limit=limit)
+
+    def decode(self, prompts: Sequence[list[int]], new_tokens: int, adapters: Sequence[str | None]) -> list[list[int]]:
+        """As `GreedyDecoder` says; `adapters` are all None."""
+        self._server.serve([Ask(tuple(ids), new_tokens, None) for ids in prompts])
+        return self._server.said
+
+    def close(self) -> None:
+        """Free what llama.cpp holds."""
+        self._server.close()
 
 
 _QUIET = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)

@@ -23,6 +23,7 @@ from llmsys.errors import Unavailable, UsageFault
 from llmsys.gpu import Ceilings, Measurement, describe, dtype_name, find_model, measure, measure_ceilings
 from llmsys.serve_lora.adapter_files import find_adapters
 from llmsys.serve_lora.bench_decoders import EngineDecoder, GreedyDecoder, PeftDecoder, TransformersDecoder
+from llmsys.serve_lora.bench_llama import LlamaDecoder
 from llmsys.serve_lora.prompts import TEACHING_PROMPTS
 from llmsys.serve_lora.reference_model import ReferenceModel, chat_ids, load_reference
 
@@ -30,7 +31,7 @@ __all__ = ["BenchPlan", "BenchRow", "EngineBench", "bench_plan", "decode_speed",
 
 PROMPT_TOKENS = 32
 FIDELITY_PROMPTS = 16
-PEERS = ("transformers", "peft")
+PEERS = ("transformers", "peft", "llama.cpp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,9 @@ class BenchRow:
     """One decoder at one batch size. tok_s: output tokens per second of decoding, None where the noise of the machine
     hid it; tok_cpu_s: per second of CPU time, which others' load disturbs less. ratio: our tok_s over this one.
 
-    identical and gap: fidelity to float32, None where it was not measured. limit_share: of the physical limit. doubts:
-    why the speed cannot be trusted, "" where nothing speaks against it.
+    identical and gap: fidelity to float32, None where it was not measured. limit_share: of the physical limit.
+    overhead_ms: of ours, a step's time outside its forward pass. doubts: why the speed cannot be trusted, "" where
+    nothing speaks against it.
     """
 
     decoder: str
@@ -65,6 +67,7 @@ class BenchRow:
     identical: float | None = None
     gap: float | None = None
     limit_share: float | None = None
+    overhead_ms: float | None = None
     doubts: str = ""
 
     def as_row(self) -> dict[str, str | int | float | None]:
@@ -91,6 +94,7 @@ class EngineBench:
         self.plan = plan
         self.skipped: list[str] = []
         self.ceilings: Ceilings | None = None
+        self.versions = {name: version(name) for name in ("torch", "transformers")}
         self._dtype: torch.dtype = getattr(torch, plan.dtype)
 
     def rows(self, on_row: Callable[[BenchRow], None]) -> list[BenchRow]:
@@ -116,7 +120,7 @@ class EngineBench:
         return {
             "machine": describe(),
             "threads": torch.get_num_threads(),
-            "versions": {name: version(name) for name in ("torch", "transformers")},
+            "versions": self.versions,
             "ceilings": ceilings,
             "rows": [asdict(row) for row in rows],
             "skipped": self.skipped,
@@ -130,10 +134,11 @@ class EngineBench:
         doubtful = "".join(
             f"\nin doubt: {row.decoder}, {row.adapters}, batch {row.batch}: {row.doubts}" for row in rows if row.doubts
         )
+        versions = ", ".join(f"{name} {found}" for name, found in self.versions.items())
         return (
-            f"{describe()}, {torch.get_num_threads()} threads, torch {version('torch')}, transformers "
-            f"{version('transformers')}: reads {self.ceilings.read_bytes_s / 1e9:.1f} GB/s, "
-            f"{dtype_name(self._dtype)} matmul {flop_s / 1e9:.0f} GFLOP/s{skipped}{doubtful}"
+            f"{describe()}, {torch.get_num_threads()} threads, {versions}: reads "
+            f"{self.ceilings.read_bytes_s / 1e9:.1f} GB/s, {dtype_name(self._dtype)} matmul {flop_s / 1e9:.0f} GFLOP/s"
+            f"{skipped}{doubtful}"
         )
 
     def _kinds(self) -> list[tuple[str, list[str]]]:
@@ -151,6 +156,22 @@ class EngineBench:
                 yield PeftDecoder(load_reference(plan.model, self._dtype), plan.adapters or {})
             except Unavailable as missing:
                 self.skipped.append(str(missing))
+        if not mixed and "llama.cpp" in plan.peers:
+            yield from self._llama()
+
+    def _llama(self) -> Iterator[LlamaDecoder]:
+        """llama.cpp as long as it is asked for, if it is installed and reads the model."""
+        plan = self.plan
+        try:
+            decoder = LlamaDecoder(plan.model, batch=max(plan.batches), limit=PROMPT_TOKENS + plan.tokens + 1)
+        except Unavailable as missing:
+            self.skipped.append(str(missing))
+            return
+        self.versions["llama-cpp-python"] = version("llama-cpp-python")
+        try:
+            yield decoder
+        finally:
+            decoder.close()
 
     def _judge(
         self, reference: ReferenceModel, names: list[str], prompts: list[list[int]]
@@ -178,6 +199,7 @@ class EngineBench:
         self, decoder: GreedyDecoder, kind: str, names: list[str], prompts: list[list[int]]
     ) -> Iterator[BenchRow]:
         shape = read_config(find_model(self.plan.model))
+        _overhead_ms(decoder)  # what it decoded before does not count
         for batch in self.plan.batches:
             rows = [prompts[at % len(prompts)] for at in range(batch)]
             adapters = _assigned(names, batch)
@@ -187,7 +209,8 @@ class EngineBench:
             )
             tok_s, tok_cpu_s, doubts = decode_speed(one, all_tokens, tokens=batch * self.plan.tokens)
             share = None if tok_s is None else tok_s / self._limit_tok_s(shape, batch)
-            yield BenchRow(decoder.name, kind, batch, tok_s, tok_cpu_s, limit_share=share, doubts=doubts)
+            row = BenchRow(decoder.name, kind, batch, tok_s, tok_cpu_s, limit_share=share, doubts=doubts)
+            yield replace(row, overhead_ms=_overhead_ms(decoder))
 
     def _limit_tok_s(self, shape: ModelConfig, batch: int) -> float:
         """Tokens per second that the ceilings allow: each weight read once a step, 2 FLOP per weight and row."""
@@ -196,6 +219,11 @@ class EngineBench:
         read_s = weights * self._dtype.itemsize / self.ceilings.read_bytes_s
         compute_s = 2 * weights * batch / self.ceilings.flop_s[dtype_name(self._dtype)]
         return batch / max(read_s, compute_s)
+
+
+def _overhead_ms(decoder: GreedyDecoder) -> float | None:
+    """Of our engine since the last call; a peer's cannot be told apart."""
+    return decoder.overhead_ms() if isinstance(decoder, EngineDecoder) else None
 
 
 def parameters(shape: ModelConfig) -> int:

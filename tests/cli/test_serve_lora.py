@@ -332,8 +332,10 @@ def test_the_engine_is_measured_beside_its_peers(shell):
     )
 
     assert run.returncode == 0, run.stderr
-    rows = json.loads(run.stdout)["rows"]
-    assert {row["decoder"] for row in rows} == {"llmsys", "transformers generate", "peft adapter_names"}
+    found = json.loads(run.stdout)
+    rows, decoders = found["rows"], {row["decoder"] for row in found["rows"]}
+    assert decoders - {"llama.cpp"} == {"llmsys", "transformers generate", "peft adapter_names"}
+    assert ("llama.cpp" in decoders) != ("llama_cpp is not installed" in "".join(found["skipped"]))
     assert all(row["gap"] < 0.5 and (row["tok_s"] is not None or row["doubts"]) for row in rows)
 
 

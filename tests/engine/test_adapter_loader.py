@@ -94,6 +94,19 @@ def test_streams_run_on_while_an_adapter_is_read_and_it_joins_them_when_it_is_th
     assert parts.tokens_of(events, late) == parts.expected_greedy([3], 5, engine.slots.digest("fr"))
 
 
+def test_while_one_adapter_is_read_those_of_the_next_are_asked_for_too(parts):
+    engine, _ = stalled_engine(parts)
+    asked = []
+    engine.slots.is_ready = asked.append
+    engine.add(parts.greedy_request([1, 2], 30))
+    engine.step()
+    for name in ("fr", None, "de", "it"):
+        engine.add(parts.greedy_request([3], 5, adapter=name))
+    engine.step()
+
+    assert asked == ["fr", "fr", "de"]
+
+
 def test_an_adapter_that_nobody_else_waits_for_is_waited_for(parts):
     engine, _ = stalled_engine(parts)
     engine.add(parts.greedy_request([3], 5, adapter="fr"))

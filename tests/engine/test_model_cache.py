@@ -10,8 +10,10 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel
 
 from llmsys.engine.errors import ModelError
+from llmsys.engine.int4 import Codes
 from llmsys.engine.loader import load_model
 from llmsys.engine.model_cache import ModelCache, identify
+from llmsys.engine.named_weights import fuse
 
 CHAT = [{"role": "user", "content": "Is the heath there?"}]
 CPU = torch.device("cpu")
@@ -204,14 +206,46 @@ def test_a_model_from_the_cache_is_the_model_from_the_file(cache, tiny, dtype, m
 def test_a_damaged_cached_model_is_made_anew_from_the_file(cache, tiny):
     direct = load_model(tiny, device=CPU, dtype=torch.float32, cache=cache)
     file = next(cache._root.glob("*/model.safetensors"))
-    content = bytearray(file.read_bytes())
-    content[-3] ^= 64
-    file.write_bytes(content)
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-3] + bytes([sound[-3] ^ 64]) + sound[-2:])
 
     again = load_model(tiny, device=CPU, dtype=torch.float32, cache=cache)
 
     assert all(torch.equal(a, b) for a, b in zip(weights_of(again), weights_of(direct), strict=True))
-    assert cache.find(identify(tiny, str(torch.float32))) is not None
+    assert file.read_bytes() == sound
+
+
+def test_codes_from_the_cache_multiply_with_the_same_bits_and_are_not_laid_out_again(cache, tiny, monkeypatch):
+    direct = load_model(tiny, device=CPU, dtype=torch.bfloat16, cache=cache, four_bit=True)
+    monkeypatch.setattr(torch, "_convert_weight_to_int4pack_for_cpu", None)
+
+    again = load_model(tiny, device=CPU, dtype=torch.bfloat16, cache=cache, four_bit=True)
+
+    for first, second in zip(direct.decoder.layers, again.decoder.layers, strict=True):
+        for name in ("qkv", "o", "gate_up", "down"):
+            here, there = getattr(first, name), getattr(second, name)
+            for rows in (1, 20):
+                x = torch.randn(rows, here.in_features).bfloat16()
+                assert torch.equal(here(x), there(x))
+            assert here._few is not None
+            assert there._few is not None
+
+
+def test_matrices_of_which_only_some_have_codes_are_joined_without_them():
+    prefix = "model.layers.3.mlp."
+    codes = Codes.nearest(torch.randn(16, 32))
+    found = fuse(
+        {
+            prefix + "gate_proj.weight": torch.ones(16, 32),
+            prefix + "gate_proj.weight.nibbles": codes.nibbles,
+            prefix + "gate_proj.weight.scales": codes.scales,
+            prefix + "up_proj.weight": torch.zeros(16, 32),
+            "model.norm.weight": torch.ones(32),
+        }
+    )
+
+    assert set(found) == {f"{prefix}gate_proj+{prefix}up_proj.weight", "model.norm.weight"}
+    assert found[f"{prefix}gate_proj+{prefix}up_proj.weight"].sum(1).tolist() == [32.0] * 16 + [0.0] * 16
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning_and_nothing_else(tmp_path, tiny, caplog):

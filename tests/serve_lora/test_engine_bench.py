@@ -1,6 +1,9 @@
 """The bench measures what it says: equal decoders are identical, a wrong one shows, and limits follow the ceilings."""
 
+import sys
 import tempfile
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,16 @@ from llmsys.gpu import Measurement
 from llmsys.serve_lora.adapter_files import TrainingRecord, write_adapter
 from llmsys.serve_lora.adapter_training import Example, TrainingPlan, train_adapter
 from llmsys.serve_lora.bench_decoders import EngineDecoder, PeftDecoder, TransformersDecoder
-from llmsys.serve_lora.engine_bench import BenchRow, bench_plan, decode_speed, forced_gap, parameters, with_ratios
+from llmsys.serve_lora.bench_llama import LlamaDecoder
+from llmsys.serve_lora.engine_bench import (
+    BenchRow,
+    EngineBench,
+    bench_plan,
+    decode_speed,
+    forced_gap,
+    parameters,
+    with_ratios,
+)
 from llmsys.serve_lora.reference_model import chat_ids, load_reference
 
 PROMPTS = [[10, 20, 30, 40], [50, 60, 70, 80], [5, 6, 7, 8]]
@@ -40,6 +52,17 @@ def test_our_engine_and_transformers_give_the_same_tokens_in_float32(tiny_model)
     assert ours == theirs
 
 
+def test_the_overhead_of_a_step_is_what_its_forward_pass_does_not_take(tiny_model):
+    """A clock that ticks at every look: a generation is looked at twice, and twice more in each of its steps."""
+    ticks = count()
+    decoder = EngineDecoder(str(tiny_model), {}, device="cpu", dtype="float32", clock=lambda: float(next(ticks)))
+
+    decoder.decode(PROMPTS, 5, [None] * 3)
+
+    assert decoder.overhead_ms() == pytest.approx(1e3 * (2 * 5 + 1 - 5) / 5)
+    assert decoder.overhead_ms() == 0.0
+
+
 def test_a_mixed_batch_gives_what_peft_gives(tiny_model, taught):
     adapters = ["one", None, "two"]
     ours = EngineDecoder(str(tiny_model), taught, device="cpu", dtype="float32").decode(PROMPTS, 12, adapters)
@@ -48,6 +71,31 @@ def test_a_mixed_batch_gives_what_peft_gives(tiny_model, taught):
     assert ours == peft.decode(PROMPTS, 12, adapters)
     assert ours != peft.decode(PROMPTS, 12, ["two", None, "one"])
     assert forced_gap(peft.model, PROMPTS, ours, adapters) < 1e-3
+
+
+def test_llama_cpp_decodes_the_same_batch_and_is_measured_beside_us():
+    """The same GGUF weights in two programs: most of the first tokens are the same, more rows than seats wait."""
+    pytest.importorskip("llama_cpp")
+    rows = [[row + k for k in range(8)] for row in range(100, 400, 100)]
+    decoder = LlamaDecoder("smollm2", batch=2, limit=24)
+
+    theirs = decoder.decode(rows, 8, [None] * 3)
+    decoder.close()
+    ours = EngineDecoder("smollm2", {}, device="cpu", dtype="float32").decode(rows, 8, [None] * 3)
+
+    assert [len(answer) for answer in theirs] == [8] * 3
+    assert sum(answer[0] == other[0] for answer, other in zip(ours, theirs, strict=True)) >= 2
+
+
+def test_a_missing_llama_cpp_is_named_with_the_way_to_get_it(tiny_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    plan = bench_plan(model=str(tiny_model), adapters=None, batch="2", peers="llama.cpp")
+    bench = EngineBench(replace(plan, tokens=2, runs=1, dtype="float32"))
+
+    rows = bench.rows(lambda _: None)
+
+    assert {row.decoder for row in rows} == {"llmsys"}
+    assert "pip install llama-cpp-python" in "".join(bench.skipped)
 
 
 def test_a_wrong_token_shows_in_the_gap(tiny_model):
