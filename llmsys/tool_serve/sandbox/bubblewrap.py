@@ -11,13 +11,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llmsys.tool_serve.sandbox.limits import INSIDE, ProcessLimits, entry
+from llmsys.tool_serve.sandbox.limits import INSIDE, ProcessLimits, entry, fresh_uid
 
 __all__ = ["Bubblewrap", "find_bubblewrap"]
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
 NOBODY = 65534
-FIRST_UID, UIDS = 2_000_000_000, 1_000_000  # past what user databases and subordinate ranges give out
 SCRATCH_BYTES = 64 * 2**20
 
 
@@ -46,7 +45,7 @@ class Bubblewrap:
     def command(self, program: Sequence[str]) -> list[str]:
         """The command that starts the program inside. Each has a user of its own where this one is root."""
         self._started += 1
-        uid = FIRST_UID + (os.getpid() * 257 + self._started) % UIDS if self._as_root else None
+        uid = fresh_uid(self._started) if self._as_root else None
         inside = entry(program, self._limits, uid=uid, bind=False)
         return [self._bwrap, *self._namespaces(), *_mounts(), "--", *inside]
 

@@ -1,15 +1,17 @@
 """What a sandboxed process may use, and the seam that every kind of sandbox fits."""
 
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["INSIDE", "ProcessLimits", "Sandbox", "entry"]
+__all__ = ["INSIDE", "ProcessLimits", "Sandbox", "entry", "fresh_uid"]
 
 INSIDE = Path(__file__).resolve().parents[1] / "inside"
+FIRST_UID, UIDS = 2_000_000_000, 1_000_000  # past what user databases and subordinate ranges give out
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,19 @@ class Sandbox(Protocol):
         """The command that starts the program inside, with an empty environment."""
 
 
-def entry(program: Sequence[str], limits: ProcessLimits, *, uid: int | None, bind: bool) -> list[str]:
+def fresh_uid(number: int) -> int:
+    """A user that nothing else runs as: the kernel counts processes per user, and bounds no process of root."""
+    return FIRST_UID + (os.getpid() * 257 + number) % UIDS
+
+
+def entry(
+    program: Sequence[str],
+    limits: ProcessLimits,
+    *,
+    uid: int | None,
+    bind: bool,
+    landlock: Mapping[str, Sequence[str]] | None = None,
+) -> list[str]:
     """The command inside: `enter.py` bounds the process, then becomes the program."""
-    settings = json.dumps({"uid": uid, "limits": limits.rlimits(), "bind": bind})
+    settings = json.dumps({"uid": uid, "limits": limits.rlimits(), "bind": bind, "landlock": landlock})
     return [sys.executable, "-I", "-S", str(INSIDE / "enter.py"), settings, *program]
