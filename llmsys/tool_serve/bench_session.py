@@ -9,6 +9,7 @@ from pathlib import Path
 from llmsys.errors import UsageFault
 from llmsys.gpu import describe
 from llmsys.tool_serve.bench import WORKLOADS, Measured, measure
+from llmsys.tool_serve.bench_peers import EAGER_TOOLS, has_eager_tools
 
 __all__ = ["BenchPlan", "BenchResult", "bench_plan", "run_bench"]
 
@@ -26,15 +27,16 @@ class BenchPlan:
     @property
     def turns(self) -> int:
         """Turns that will be run, all policies together."""
-        return POLICIES * self.repeat * len(self.workloads) * len(self.rates)
+        return (POLICIES + has_eager_tools()) * self.repeat * len(self.workloads) * len(self.rates)
 
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """The machine in words, the turns of each row, and the rows."""
+    """The machine in words, the turns of each row, the peers that are not installed, and the rows."""
 
     machine: str
     repeat: int
+    missing: list[str]
     rows: list[Measured]
 
 
@@ -60,4 +62,5 @@ def run_bench(plan: BenchPlan, on_turn: Callable[[int], None]) -> BenchResult:
             measure(one, rate=rate, repeat=plan.repeat, directory=Path(directory), on_turn=on_turn)
             for one, rate in product(plan.workloads, plan.rates)
         ]
-    return BenchResult(describe(), plan.repeat, rows)
+    missing = [] if has_eager_tools() else [EAGER_TOOLS]
+    return BenchResult(describe(), plan.repeat, missing, rows)

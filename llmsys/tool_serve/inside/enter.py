@@ -1,8 +1,9 @@
 """Started first inside a sandbox: bounds itself for good, gives up its user, then becomes the program.
 
-Usage: enter.py JSON PROGRAM ARGS..., JSON = {"uid": N or null, "limits": {"AS": bytes, ...}, "bind": bool, "landlock":
-{"packages": [...], "read": [...], "devices": [...]} or null}. With `bind` the process also dies with its parent, which
-a sandbox of namespaces sees to by itself.
+Usage: enter.py JSON PROGRAM ARGS..., JSON = {"uid": N or null, "limits": {"AS": bytes, ...}, "bind": bool,
+"packages": [...], "landlock": {"read": [...], "devices": [...]} or null}. With `bind` the process also dies with its
+parent, which a sandbox of namespaces sees to by itself. `packages` says where pyseccomp and landlock lie: with the one
+no namespaces can be made inside, with the other nothing outside be reached.
 """
 
 import ctypes
@@ -18,23 +19,18 @@ __all__ = ["enter"]
 
 PR_SET_PDEATHSIG = 1
 NEW_NAMESPACES = 0x7E020080  # every CLONE_NEW* flag that clone takes
-DENIED = (
+NAMESPACES = (
+    *("unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsmount"),
+)
+REACH = (
     *("socket", "io_uring_setup", "io_uring_enter", "io_uring_register"),
     *("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_open", "pidfd_send_signal"),
-    *(
-        "ptrace",
-        "process_vm_readv",
-        "process_vm_writev",
-        "pidfd_getfd",
-        "kcmp",
-        "perf_event_open",
-        "bpf",
-        "userfaultfd",
-    ),
-    *("unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsmount"),
+    *("setsid", "setpgid", "prlimit64"),  # all that a program starts ends with its group
+    *("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "perf_event_open", "bpf"),
     *("add_key", "request_key", "keyctl", "open_by_handle_at", "init_module", "finit_module", "delete_module"),
     *("shmget", "shmat", "msgget", "semget", "mq_open", "reboot", "swapon", "swapoff", "kexec_load", "settimeofday"),
     *("clock_settime", "adjtimex", "sethostname", "setdomainname", "setpriority", "sched_setscheduler", "quotactl"),
+    "userfaultfd",
 )
 
 
@@ -45,8 +41,9 @@ def enter(settings: dict[str, Any], program: list[str]) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)  # it died meanwhile
-    rules = settings["landlock"]
-    filters = _Filters(rules["packages"]) if rules is not None else None
+    sys.path += settings["packages"]
+    files = _Files(**settings["landlock"]) if settings["landlock"] is not None else None
+    calls = _Calls() if settings["packages"] else None
     uid = settings["uid"]
     if isinstance(uid, int):
         os.setgroups([])
@@ -58,40 +55,47 @@ def enter(settings: dict[str, Any], program: list[str]) -> None:
         hard = value + 1 if name == "CPU" else value  # at the soft limit SIGXCPU, a second later SIGKILL
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if filters is not None:
+    if files is not None:
         os.chdir("/")
-        filters.deny_files(rules["read"], rules["devices"])
-        filters.deny_calls()
+        files.deny()
+    if calls is not None:
+        calls.deny((*NAMESPACES, *REACH) if files is not None else NAMESPACES)
     os.closerange(3, 4096)
     os.execv(program[0], program)
 
 
-class _Filters:
-    """The two packages at work; they are imported while that is still allowed."""
+class _Files:
+    """Landlock; imported, and directories opened, while that is still allowed."""
 
-    def __init__(self, packages: list[str]) -> None:
-        sys.path += packages
+    def __init__(self, read: list[str], devices: list[str]) -> None:
         import landlock
+
+        access = landlock.FSAccess
+        reading = access.READ_FILE | access.EXECUTE
+        self._rules = landlock.Ruleset()
+        for path in read:
+            self._rules.allow(path, rules=reading | access.READ_DIR if os.path.isdir(path) else reading)
+        self._rules.allow(*devices, rules=access.READ_FILE | access.WRITE_FILE)
+
+    def deny(self) -> None:
+        """Read and run what lies under `read`, use `devices`, and nothing else of the file system."""
+        self._rules.apply()
+
+
+class _Calls:
+    """Seccomp; imported while that is still allowed."""
+
+    def __init__(self) -> None:
         import pyseccomp
 
-        self._landlock, self._seccomp = landlock, pyseccomp
+        self._kit = pyseccomp
 
-    def deny_files(self, read: list[str], devices: list[str]) -> None:
-        """Read and run what lies under `read`, use `devices`, and nothing else of the file system."""
-        access = self._landlock.FSAccess
-        reading = access.READ_FILE | access.EXECUTE
-        rules = self._landlock.Ruleset()
-        for path in read:
-            rules.allow(path, rules=reading | access.READ_DIR if os.path.isdir(path) else reading)
-        rules.allow(*devices, rules=access.READ_FILE | access.WRITE_FILE)
-        rules.apply()
-
-    def deny_calls(self) -> None:
-        """Refuse the system calls that reach other processes, the network, or the kernel's state."""
-        kit = self._seccomp
+    def deny(self, names: tuple[str, ...]) -> None:
+        """Refuse system calls, and namespaces of its own."""
+        kit = self._kit
         allowed = kit.SyscallFilter(kit.ALLOW)
-        for name in DENIED:
-            if name == "prlimit64":  # of itself alone, and only to read or lower
+        for name in names:
+            if name == "prlimit64":  # of itself alone
                 allowed.add_rule(kit.ERRNO(errno.EPERM), name, kit.Arg(0, kit.NE, 0))
             elif name in ("kill", "tgkill"):
                 allowed.add_rule(kit.ERRNO(errno.EPERM), name, kit.Arg(0, kit.NE, os.getpid()))

@@ -2,7 +2,8 @@
 
 Visible are the system's programs and libraries and this Python, nothing of /etc but the linker's cache, a small /tmp.
 For an ordinary user, a user namespace makes the others possible. Root needs none; there the program gives up its user
-for one that nothing else has, since the kernel bounds the number of processes for every user but root.
+for one that nothing else has, since the kernel bounds the number of processes for every user but root; that it makes
+user namespaces of its own is refused by seccomp, where pyseccomp is installed.
 """
 
 import os
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llmsys.tool_serve.sandbox.limits import INSIDE, ProcessLimits, entry, fresh_uid
+from llmsys.tool_serve.sandbox.limits import INSIDE, ProcessLimits, entry, fresh_uid, places_of
 
 __all__ = ["Bubblewrap", "find_bubblewrap"]
 
@@ -46,8 +47,9 @@ class Bubblewrap:
         """The command that starts the program inside. Each has a user of its own where this one is root."""
         self._started += 1
         uid = fresh_uid(self._started) if self._as_root else None
-        inside = entry(program, self._limits, uid=uid, bind=False)
-        return [self._bwrap, *self._namespaces(), *_mounts(), "--", *inside]
+        packages = places_of("pyseccomp") if self._as_root else ()
+        inside = entry(program, self._limits, uid=uid, bind=False, packages=packages)
+        return [self._bwrap, *self._namespaces(), *_mounts(packages), "--", *inside]
 
     def _namespaces(self) -> Iterator[str]:
         yield from ("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
@@ -61,10 +63,10 @@ class Bubblewrap:
             yield from ("--setenv", name, value)
 
 
-def _mounts() -> Iterator[str]:
+def _mounts(packages: Sequence[str]) -> Iterator[str]:
     """Read-only what programs need, each with directories above it that everyone may pass."""
     made = {Path("/")}
-    places = [*SYSTEM, sys.base_prefix, sys.prefix, str(INSIDE)]
+    places = [*SYSTEM, sys.base_prefix, sys.prefix, *packages, str(INSIDE)]
     for place in dict.fromkeys(places):
         if not os.path.exists(place):
             continue

@@ -5,10 +5,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["INSIDE", "ProcessLimits", "Sandbox", "entry", "fresh_uid"]
+__all__ = ["INSIDE", "ProcessLimits", "Sandbox", "entry", "fresh_uid", "places_of"]
 
 INSIDE = Path(__file__).resolve().parents[1] / "inside"
 FIRST_UID, UIDS = 2_000_000_000, 1_000_000  # past what user databases and subordinate ranges give out
@@ -51,14 +52,23 @@ def fresh_uid(number: int) -> int:
     return FIRST_UID + (os.getpid() * 257 + number) % UIDS
 
 
+def places_of(*packages: str) -> list[str]:
+    """Where packages lie that are installed; what starts inside has no other way to find them."""
+    origins = [Path(spec.origin) for spec in map(find_spec, packages) if spec is not None and spec.origin is not None]
+    return list(dict.fromkeys(str(one.parent.parent if one.name == "__init__.py" else one.parent) for one in origins))
+
+
 def entry(
     program: Sequence[str],
     limits: ProcessLimits,
     *,
     uid: int | None,
     bind: bool,
+    packages: Sequence[str] = (),
     landlock: Mapping[str, Sequence[str]] | None = None,
 ) -> list[str]:
     """The command inside: `enter.py` bounds the process, then becomes the program."""
-    settings = json.dumps({"uid": uid, "limits": limits.rlimits(), "bind": bind, "landlock": landlock})
+    settings = json.dumps(
+        {"uid": uid, "limits": limits.rlimits(), "bind": bind, "packages": packages, "landlock": landlock}
+    )
     return [sys.executable, "-I", "-S", str(INSIDE / "enter.py"), settings, *program]
