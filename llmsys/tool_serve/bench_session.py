@@ -10,6 +10,7 @@ from llmsys.errors import UsageFault
 from llmsys.gpu import describe
 from llmsys.tool_serve.bench import WORKLOADS, Measured, measure
 from llmsys.tool_serve.bench_peers import EAGER_TOOLS, has_eager_tools
+from llmsys.tool_serve.replay import rates_of
 
 __all__ = ["BenchPlan", "BenchResult", "bench_plan", "run_bench"]
 
@@ -46,13 +47,7 @@ def bench_plan(only: str, rate: str, repeat: int) -> BenchPlan:
     unknown = [one for one in workloads if one not in WORKLOADS]
     if unknown:
         raise UsageFault(f"--only {unknown[0]!r}; expected all, or some of {', '.join(WORKLOADS)}")
-    try:
-        rates = tuple(float(one) for one in rate.split(","))
-    except ValueError as error:
-        raise UsageFault(f"--rate {rate!r}; expected numbers, comma-separated") from error
-    if not all(0 < one < float("inf") for one in rates):
-        raise UsageFault(f"--rate {rate!r}; expected numbers above 0")
-    return BenchPlan(workloads, rates, repeat)
+    return BenchPlan(workloads, rates_of(rate), repeat)
 
 
 def run_bench(plan: BenchPlan, on_turn: Callable[[int], None]) -> BenchResult:
