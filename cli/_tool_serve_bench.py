@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from llmsys.cli._options import Json, Quiet
-from llmsys.cli._render import progress, report
+from llmsys.cli._render import note, progress, report
 
 __all__ = ["bench"]
 
@@ -14,7 +14,10 @@ __all__ = ["bench"]
 def bench(
     *,
     only: Annotated[
-        str, typer.Option("--only", help="all, or some of code, search, database, validation, calculator, parallel.")
+        str,
+        typer.Option(
+            "--only", help="all, or some: code, search, planning, database, validation, calculator, parallel."
+        ),
     ] = "all",
     rate: Annotated[
         str, typer.Option("--rate", help="Tokens per second of the scripted model, comma-separated.")
@@ -23,7 +26,7 @@ def bench(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure turns with real tools under blocking, seal and partial execution, beside the bound of each.
+    """Measure turns with real tools under blocking, seal and partial execution, beside a peer and the bound of each.
 
     Example: llmsys tool-serve bench --only code,calculator --rate 20,40
     """
@@ -32,6 +35,8 @@ def bench(
     plan = bench_plan(only, rate, repeat)
     with progress("turns", plan.turns) as advance:
         found = run_bench(plan, advance)
+    if found.missing:
+        note(f"not installed, so not measured: {', '.join(found.missing)}")
     report(
         found, [asdict(one) for one in found.rows], title=f"tools while the call is written: {found.machine}", json=json
     )

@@ -23,14 +23,14 @@ ToolSpecs = Annotated[
     typer.Option(
         "--tools",
         metavar="SPEC",
-        help="builtin:NAME[=PLACE],…, module.py, package:object or tools.json; may repeat.",
+        help="builtin:NAME[=PLACE],…, module.py, package:object, tools.json, mcp:stdio:COMMAND or mcp:URL; may repeat.",
     ),
 ]
 Sandbox = Annotated[
     str,
     typer.Option(
         "--sandbox",
-        help="Where programs run: auto (bubblewrap, or nothing runs) or rlimits.",
-        callback=one_of("auto", "bubblewrap", "rlimits"),
+        help="Where programs run: auto (bubblewrap, else landlock), either by name, or rlimits (bounded only).",
+        callback=one_of("auto", "bubblewrap", "landlock", "rlimits"),
     ),
 ]

@@ -64,7 +64,9 @@ EventsFile = Annotated[Path | None, typer.Option("--events", metavar="FILE", hel
 def run(
     requests: Annotated[str, typer.Argument(metavar="[FILE|-]", help="OpenAI batch lines; - is stdin.")] = "-",
     *,
-    backend: Annotated[str, typer.Option("--backend", help="embedded, or script:FILE.")] = "embedded",
+    backend: Annotated[
+        str, typer.Option("--backend", help="embedded, script:FILE, or URL#MODEL of a server.")
+    ] = "embedded",
     model: Annotated[
         str, typer.Option("--model", help="Of embedded: a directory, a .gguf file, or smollm2.")
     ] = "smollm2",

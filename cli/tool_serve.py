@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from llmsys.cli import _tool_serve_bench, _tool_serve_run, _tool_serve_tools
+from llmsys.cli import _tool_serve_bench, _tool_serve_replay, _tool_serve_run, _tool_serve_tools
 from llmsys.cli._options import OnError, Quiet
 from llmsys.cli._render import note
 from llmsys.cli._streams import records_out
@@ -51,5 +51,6 @@ def parse(
 
 
 app.command()(_tool_serve_run.run)
+app.command()(_tool_serve_replay.replay)
 app.command()(_tool_serve_bench.bench)
 app.add_typer(_tool_serve_tools.app, name="tools")

@@ -16,7 +16,13 @@ import msgspec
 from llmsys.artifacts import read_records
 from llmsys.errors import LlmsysError
 
-__all__ = ["Backend", "Piece", "ScriptBackend", "ScriptDelta", "ScriptTurn", "TurnRequest"]
+__all__ = ["Backend", "BrokenTurn", "Piece", "ScriptBackend", "ScriptDelta", "ScriptTurn", "TurnRequest"]
+
+
+class BrokenTurn(LlmsysError):
+    """A turn whose stream ended before the turn did. left_nothing: none of its calls has done what lasts."""
+
+    left_nothing = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,10 @@ class Piece:
 
 
 class Backend(Protocol):
-    """A model. `form` is the format that it writes calls in, "auto" where that is not known."""
+    """A model. `form` is the format that it writes calls in, "auto" where that is not known.
+
+    `turn` raises BrokenTurn for a stream that ends before its turn.
+    """
 
     form: str
 
@@ -66,13 +75,17 @@ class ScriptDelta(msgspec.Struct, frozen=True):
 
 
 class ScriptTurn(msgspec.Struct, frozen=True):
-    """One turn of a script: whom it answers, its pieces, seconds to the first, pieces a second."""
+    """One turn of a script: whom it answers, its pieces, seconds to the first, pieces a second.
+
+    broken: it has no end.
+    """
 
     deltas: tuple[ScriptDelta, ...]
     match: _Match = _Match()
     tok_per_s: float = 0.0
     ttft_s: float = 0.0
     finish: str = "stop"
+    broken: bool = False
 
 
 class ScriptBackend:
@@ -104,6 +117,8 @@ class ScriptBackend:
             if at and script.tok_per_s:
                 await asyncio.sleep(1 / script.tok_per_s)
             yield Piece(delta.text, (delta.tool_call,) if delta.tool_call is not None else ())
+        if script.broken:
+            raise BrokenTurn(f"request {request.id}: the script breaks off in turn {number}")
         yield Piece(finish="length" if len(script.deltas) > request.max_tokens else script.finish)
 
     async def close(self) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from llmsys.errors import UsageFault
 from llmsys.gpu import describe
 from llmsys.tool_serve.bench import WORKLOADS, Measured, measure
+from llmsys.tool_serve.bench_peers import EAGER_TOOLS, has_eager_tools
+from llmsys.tool_serve.replay import rates_of
 
 __all__ = ["BenchPlan", "BenchResult", "bench_plan", "run_bench"]
 
@@ -26,15 +28,16 @@ class BenchPlan:
     @property
     def turns(self) -> int:
         """Turns that will be run, all policies together."""
-        return POLICIES * self.repeat * len(self.workloads) * len(self.rates)
+        return (POLICIES + has_eager_tools()) * self.repeat * len(self.workloads) * len(self.rates)
 
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """The machine in words, the turns of each row, and the rows."""
+    """The machine in words, the turns of each row, the peers that are not installed, and the rows."""
 
     machine: str
     repeat: int
+    missing: list[str]
     rows: list[Measured]
 
 
@@ -44,13 +47,7 @@ def bench_plan(only: str, rate: str, repeat: int) -> BenchPlan:
     unknown = [one for one in workloads if one not in WORKLOADS]
     if unknown:
         raise UsageFault(f"--only {unknown[0]!r}; expected all, or some of {', '.join(WORKLOADS)}")
-    try:
-        rates = tuple(float(one) for one in rate.split(","))
-    except ValueError as error:
-        raise UsageFault(f"--rate {rate!r}; expected numbers, comma-separated") from error
-    if not all(0 < one < float("inf") for one in rates):
-        raise UsageFault(f"--rate {rate!r}; expected numbers above 0")
-    return BenchPlan(workloads, rates, repeat)
+    return BenchPlan(workloads, rates_of(rate), repeat)
 
 
 def run_bench(plan: BenchPlan, on_turn: Callable[[int], None]) -> BenchResult:
@@ -60,4 +57,5 @@ def run_bench(plan: BenchPlan, on_turn: Callable[[int], None]) -> BenchResult:
             measure(one, rate=rate, repeat=plan.repeat, directory=Path(directory), on_turn=on_turn)
             for one, rate in product(plan.workloads, plan.rates)
         ]
-    return BenchResult(describe(), plan.repeat, rows)
+    missing = [] if has_eager_tools() else [EAGER_TOOLS]
+    return BenchResult(describe(), plan.repeat, missing, rows)

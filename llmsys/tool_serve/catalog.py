@@ -3,6 +3,7 @@
     builtin:python,shell,search=DIR,sqlite=FILE,files=DIR,calculator,sleep   those that come with the toolkit
     tools.py    package.module:object                                        `Tool` objects, or functions under @tool
     tools.json                                                               client tools: announced, never run here
+    mcp:stdio:COMMAND LINE   mcp:URL                                         the tools of an MCP server
 
 Knows no runtime.
 """
@@ -18,6 +19,7 @@ import msgspec
 
 from llmsys.errors import BadInput, UsageFault
 from llmsys.tool_serve.builtin import calculator, file_tools, python_tool, search_tool, shell_tool, sleep, sqlite_tool
+from llmsys.tool_serve.mcp_tools import McpServer
 from llmsys.tool_serve.sandbox import Sandbox, choose_sandbox
 from llmsys.tool_serve.tools import Tool
 from llmsys.tool_serve.workers import PYTHON, SHELL, WorkerPool
@@ -52,12 +54,16 @@ class Catalog:
         self.sandbox: Sandbox | None = None
         self._kind = sandbox
         self._pools: list[WorkerPool] = []
+        self._servers: list[McpServer] = []
 
     def add(self, spec: str) -> None:
         """Add what a specification names. Raises UsageFault, BadInput, Unavailable."""
         if spec.startswith("builtin:"):
             for part in spec.removeprefix("builtin:").split(","):
                 self.tools += self._builtin(part)
+        elif spec.startswith("mcp:"):
+            self._servers.append(McpServer(spec.removeprefix("mcp:")))
+            self.tools += self._servers[-1].tools()
         elif spec.endswith(".json"):
             self.tools += _client_tools(Path(spec))
         elif spec.endswith(".py"):
@@ -67,18 +73,22 @@ class Catalog:
             self.tools += _named(module, name, spec)
         else:
             raise UsageFault(
-                f"--tools {spec!r}; expected builtin:NAME, a .py file, package.module:object or a .json file"
+                f"--tools {spec!r}; expected builtin:NAME, mcp:SERVER, package.module:object, a .py or a .json file"
             )
 
     async def warm_up(self) -> None:
         """Start the workers, and wait until each pool has one that is ready."""
         for pool in self._pools:
             await pool.ready()
+        for server in self._servers:
+            await server.connect()
 
     async def close(self) -> None:
-        """End the workers that nobody took."""
+        """End the workers that nobody took, and leave the servers."""
         for pool in self._pools:
             await pool.close()
+        for server in self._servers:
+            await server.close()
 
     def _builtin(self, part: str) -> list[Tool]:
         name, _, place = part.partition("=")

@@ -8,12 +8,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmsys.tool_serve.backends import Backend, Piece, TurnRequest
+from llmsys.tool_serve.backends import Backend, BrokenTurn, Piece, TurnRequest
 from llmsys.tool_serve.bounds import CallShape, turn_bound
+from llmsys.tool_serve.effects import Effect
 from llmsys.tool_serve.events import Event, Passage, Unit
 from llmsys.tool_serve.formats import OpenAIDeltas, open_parser
 from llmsys.tool_serve.records import Decoding
-from llmsys.tool_serve.runtime import Outcome, ToolRuntime, arguments_text
+from llmsys.tool_serve.runtime import Outcome, State, ToolRuntime, arguments_text
 from llmsys.tool_serve.schema import Checked
 from llmsys.tool_serve.tools import Tool
 from llmsys.tool_serve.turn import NORMAL_ENDS, TurnSession
@@ -130,13 +131,19 @@ class Conversations:
         """Take a request to its end: a turn without calls, or the bound of turns, then with finish "turns".
 
         client: tools that the request brings, which are announced and not run. how: temperature and seed of
-        `TurnRequest`. Raises what the backend raises; its calls are taken back then.
+        `TurnRequest`. Raises what the backend raises; its calls are taken back then. A turn that broke off is asked
+        for once more, unless one of its calls has done what cannot be taken back.
         """
         answer, said = Answer(request), list(messages)
         for turn in range(self._max_turns):
             tools = [one.declaration() for one in self._runtime.with_client(client).values()]
             asked = TurnRequest(request, turn, tuple(said), tools, max_tokens, **how)
-            new, goes_on = await self._turn(asked, tenant, client, answer)
+            try:
+                new, goes_on = await self._turn(asked, tenant, client, answer)
+            except BrokenTurn as error:
+                if not error.left_nothing:
+                    raise
+                new, goes_on = await self._turn(asked, tenant, client, answer)
             said += new
             answer.messages += new
             if not goes_on:
@@ -154,8 +161,10 @@ class Conversations:
         start_s = runtime.now_s()
         try:
             text, first_s, released, finish = await self._decode(asked, session, reader)
-        except BaseException:
-            await session.retract("the model's turn broke off")
+        except BaseException as error:
+            outcomes = await session.retract("the model's turn broke off")
+            if isinstance(error, BrokenTurn):
+                error.left_nothing = not any(self._lasts(one) for one in outcomes)
             raise
         decoded_s = runtime.now_s()
         self._on_decoding(Decoding(asked.id, asked.turn, start_s, decoded_s))
@@ -172,6 +181,15 @@ class Conversations:
             answer.finish = "tool_calls"
         ended = session.stop_reason is not None or finish in NORMAL_ENDS
         return _messages(text, outcomes), ended and bool(results) and len(results) == len(outcomes)
+
+    def _lasts(self, outcome: Outcome) -> bool:
+        """Whether a call that was taken back may have done something for good by then."""
+        tool = self._runtime.tools.get(outcome.name)
+        if tool is None or tool.effect is Effect.PURE:
+            return False
+        if tool.effect is Effect.STAGED:
+            return outcome.state is State.DONE
+        return any(one.step != "begin" for one in outcome.works)
 
     async def _decode(
         self, asked: TurnRequest, session: TurnSession, reader: _Reader

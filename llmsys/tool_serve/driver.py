@@ -133,8 +133,9 @@ class _Drive:
             call.start_clock()
         context = self._context()
         self._tool = call.tool.make()
-        call.tell("feed_start")
+        start_s = self._shared.now()
         await self._step("begin", self._tool.begin, context)
+        call.tell("feed_start", start_s=start_s, end_s=self._shared.now())
         await self._gate(call.plan.feed)
         if call.plan.feed is not Gate.NAMED:
             await self._approved()

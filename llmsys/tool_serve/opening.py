@@ -52,7 +52,11 @@ def open_backend(name: str, *, model: str, form: str, constrain: str, device: st
         from llmsys.tool_serve.engine_backend import EngineBackend
 
         return EngineBackend.load(model, constrain=constrain, device=device, dtype=dtype)
-    raise UsageFault(f"--backend {name!r}; expected {EMBEDDED} or {SCRIPT}FILE")
+    if name.startswith(("http://", "https://")):
+        from llmsys.tool_serve.http_backend import HttpBackend
+
+        return HttpBackend(name)
+    raise UsageFault(f"--backend {name!r}; expected {EMBEDDED}, {SCRIPT}FILE, or URL#MODEL")
 
 
 def run_all(

@@ -12,6 +12,7 @@ from llmsys.artifacts import Span
 __all__ = ["CALL_EVENTS", "CallEvent", "Decoding", "call_spans"]
 
 CALL_EVENTS = (
+    "decoding",
     "call_open",
     "feed_start",
     "value",
@@ -31,8 +32,9 @@ CALL_EVENTS = (
 class CallEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """One event at `t_s` seconds of the runtime's clock, of the `call` of a `request`.
 
-    Of work on a value or unit: its JSON `path`, the number of the `unit` from 0, and from `start_s` to `end_s`. Of a
-    result: its `state` and size. `reason` says why a call was refused, cancelled or rolled back.
+    Of work on a value or unit: its JSON `path`, the number of the `unit` from 0, and from `start_s` to `end_s`. Of
+    decoding: a turn's times, its number in `unit`. Of a result: its `state` and size. `reason` says why a call was
+    refused, cancelled or rolled back.
     """
 
     t_s: float
@@ -56,6 +58,10 @@ class Decoding(msgspec.Struct, frozen=True):
     turn: int
     start_s: float
     end_s: float
+
+    def event(self) -> CallEvent:
+        """The same among the events of calls."""
+        return CallEvent(self.end_s, "decoding", self.request, unit=self.turn, start_s=self.start_s, end_s=self.end_s)
 
 
 def call_spans(events: Iterable[CallEvent], decodings: Iterable[Decoding]) -> Iterator[Span]:

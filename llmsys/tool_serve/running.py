@@ -93,7 +93,7 @@ class Run:
         with ExitStack() as stack:
             if self._settings.events is not None:
                 stream = stack.enter_context(replace_file(self._settings.events))
-                for event in self._events:
+                for event in (*self._events, *(one.event() for one in self._decodings)):
                     stream.write(encode(event))
         if self._settings.chrome_trace is not None:
             write_chrome_trace(self._settings.chrome_trace, call_spans(self._events, self._decodings))

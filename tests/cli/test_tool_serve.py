@@ -320,9 +320,25 @@ def test_events_and_timeline_tell_what_happened_when(shell):
 
     kinds = [one["event"] for one in events]
     assert kinds[0] == "call_open"
-    assert kinds[-1] == "result"
+    assert kinds[-3:] == ["result", "decoding", "decoding"]
     assert kinds.count("unit") == kinds.count("sealed") == 1
     assert {"turn 0", "turn 1"} <= {one.get("name") for one in spans}
+
+
+def test_a_recorded_run_is_replayed_under_every_policy_and_drawn(shell):
+    command = prepared(shell, [request("a")], [turn("a", python_call(), rate=40.0), turn("a", "It is 21.")])
+    times = answer_of(shell.run(*command, "--tools", "builtin:python", "--events", "events.jsonl"))["llmsys"]
+
+    found = shell.run("tool-serve", "replay", "events.jsonl", "--policy", "blocking,partial", "--plot", "saved.svg")
+    first, second = records(found.stdout)
+
+    assert found.returncode == 0, found.stderr
+    assert (first["calls"], second["calls"]) == (1, 0)
+    assert "seal_s" not in first
+    assert first["work_s"] == pytest.approx(times["t_tool_busy_s"], abs=0.01)
+    assert first["blocking_s"] + second["blocking_s"] == pytest.approx(times["t_blocking_est_s"], abs=0.01)
+    assert first["partial_s"] < first["blocking_s"] - 0.1
+    assert (shell.directory / "saved.svg").read_text().startswith("<?xml")
 
 
 @pytest.mark.slow

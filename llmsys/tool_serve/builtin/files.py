@@ -30,16 +30,13 @@ def _schema(**properties: object) -> Mapping[str, Any]:
 
 
 def file_tools(root: Path) -> list[Tool]:
-    """The three tools. Their calls are ordered by path, so that a read sees the writes before it."""
+    """The three tools. A read sees the writes before it: all are ordered, since one file has many names."""
     root = root.resolve(strict=True)
-    key = f"files:{root}:{{path}}"
-    everywhere = f"files:{root}"
+    key = f"files:{root}"
     text = {"type": "string"}
     return [
         Tool("read_file", "Read a text file.", _schema(path=PATH), lambda: _Read(root), Effect.PURE, resource=key),
-        Tool(
-            "list_files", "List a directory.", _schema(path=PATH), lambda: _List(root), Effect.PURE, resource=everywhere
-        ),
+        Tool("list_files", "List a directory.", _schema(path=PATH), lambda: _List(root), Effect.PURE, resource=key),
         Tool(
             "write_file",
             "Write a text file, whole.",

@@ -2,7 +2,8 @@
 
 Visible are the system's programs and libraries and this Python, nothing of /etc but the linker's cache, a small /tmp.
 For an ordinary user, a user namespace makes the others possible. Root needs none; there the program gives up its user
-for one that nothing else has, since the kernel bounds the number of processes for every user but root.
+for one that nothing else has, since the kernel bounds the number of processes for every user but root; that it makes
+user namespaces of its own is refused by seccomp, where pyseccomp is installed.
 """
 
 import os
@@ -11,13 +12,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llmsys.tool_serve.sandbox.limits import INSIDE, ProcessLimits, entry
+from llmsys.tool_serve.sandbox.limits import INSIDE, ProcessLimits, entry, fresh_uid, places_of
 
 __all__ = ["Bubblewrap", "find_bubblewrap"]
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
 NOBODY = 65534
-FIRST_UID, UIDS = 2_000_000_000, 1_000_000  # past what user databases and subordinate ranges give out
 SCRATCH_BYTES = 64 * 2**20
 
 
@@ -46,9 +46,10 @@ class Bubblewrap:
     def command(self, program: Sequence[str]) -> list[str]:
         """The command that starts the program inside. Each has a user of its own where this one is root."""
         self._started += 1
-        uid = FIRST_UID + (os.getpid() * 257 + self._started) % UIDS if self._as_root else None
-        inside = entry(program, self._limits, uid=uid, bind=False)
-        return [self._bwrap, *self._namespaces(), *_mounts(), "--", *inside]
+        uid = fresh_uid(self._started) if self._as_root else None
+        packages = places_of("pyseccomp") if self._as_root else ()
+        inside = entry(program, self._limits, uid=uid, bind=False, packages=packages)
+        return [self._bwrap, *self._namespaces(), *_mounts(packages), "--", *inside]
 
     def _namespaces(self) -> Iterator[str]:
         yield from ("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
@@ -62,10 +63,10 @@ class Bubblewrap:
             yield from ("--setenv", name, value)
 
 
-def _mounts() -> Iterator[str]:
+def _mounts(packages: Sequence[str]) -> Iterator[str]:
     """Read-only what programs need, each with directories above it that everyone may pass."""
     made = {Path("/")}
-    places = [*SYSTEM, sys.base_prefix, sys.prefix, str(INSIDE)]
+    places = [*SYSTEM, sys.base_prefix, sys.prefix, *packages, str(INSIDE)]
     for place in dict.fromkeys(places):
         if not os.path.exists(place):
             continue

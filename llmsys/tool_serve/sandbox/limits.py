@@ -1,15 +1,18 @@
 """What a sandboxed process may use, and the seam that every kind of sandbox fits."""
 
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["INSIDE", "ProcessLimits", "Sandbox", "entry"]
+__all__ = ["INSIDE", "ProcessLimits", "Sandbox", "entry", "fresh_uid", "places_of"]
 
 INSIDE = Path(__file__).resolve().parents[1] / "inside"
+FIRST_UID, UIDS = 2_000_000_000, 1_000_000  # past what user databases and subordinate ranges give out
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,28 @@ class Sandbox(Protocol):
         """The command that starts the program inside, with an empty environment."""
 
 
-def entry(program: Sequence[str], limits: ProcessLimits, *, uid: int | None, bind: bool) -> list[str]:
+def fresh_uid(number: int) -> int:
+    """A user that nothing else runs as: the kernel counts processes per user, and bounds no process of root."""
+    return FIRST_UID + (os.getpid() * 257 + number) % UIDS
+
+
+def places_of(*packages: str) -> list[str]:
+    """Where packages lie that are installed; what starts inside has no other way to find them."""
+    origins = [Path(spec.origin) for spec in map(find_spec, packages) if spec is not None and spec.origin is not None]
+    return list(dict.fromkeys(str(one.parent.parent if one.name == "__init__.py" else one.parent) for one in origins))
+
+
+def entry(
+    program: Sequence[str],
+    limits: ProcessLimits,
+    *,
+    uid: int | None,
+    bind: bool,
+    packages: Sequence[str] = (),
+    landlock: Mapping[str, Sequence[str]] | None = None,
+) -> list[str]:
     """The command inside: `enter.py` bounds the process, then becomes the program."""
-    settings = json.dumps({"uid": uid, "limits": limits.rlimits(), "bind": bind})
+    settings = json.dumps(
+        {"uid": uid, "limits": limits.rlimits(), "bind": bind, "packages": packages, "landlock": landlock}
+    )
     return [sys.executable, "-I", "-S", str(INSIDE / "enter.py"), settings, *program]
