@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VERBS"]
 
-CODECS = ("tq", "x265", "x264", "svtav1", "hevc_nvenc", "h264_nvenc", "av1_nvenc")
+CODECS = ("tq", "rtn", "auto", "x265", "x264", "svtav1", "hevc_nvenc", "h264_nvenc", "av1_nvenc")
 
 Input = Annotated[
     str,

@@ -17,17 +17,20 @@ from llmsys.artifacts import replace_file
 from llmsys.compress.coded import Coded, Numbers, Target
 from llmsys.compress.container import file_bytes, largest_record, record_bytes
 from llmsys.compress.container_writer import ContainerWriter, open_writer
-from llmsys.compress.errors import UnsupportedValues
+from llmsys.compress.errors import EngineMissing, TargetUnreachable, UnsupportedValues
 from llmsys.compress.exact import constant_word, encode_constant, encode_lossless, encode_raw
 from llmsys.compress.planning import PlanLine
 from llmsys.compress.records import TensorEntry
+from llmsys.compress.rounding import encode_rounded
 from llmsys.compress.sources import Source, SourceFile
 from llmsys.compress.tensor_encoder import encode_tq
 from llmsys.compress.video import DEFAULT_VIDEO, VIDEO_CODECS, VideoSettings, encode_video
 
 __all__ = ["ENCODERS", "Goal", "TensorLine", "TotalLine", "encode_source", "encode_tensor", "line_of"]
 
-ENCODERS = ("tq", *VIDEO_CODECS, "lossless", "raw")
+ENCODERS = ("tq", "rtn", "auto", *VIDEO_CODECS, "lossless", "raw")
+TRIED = ("tq", "svtav1", "x265")
+"""What `auto` compares; an encoder that is missing is passed over."""
 SLACK_BITS = 0.0025
 """How far below the wanted rate, in bits per value, a stream may stay; records add at most a little to it."""
 
@@ -93,9 +96,33 @@ def encode_tensor(tensor: Numbers, line: PlanLine, goal: Goal, *, overhead: int 
     if line.codec == "lossless":
         return encode_lossless(tensor, jobs=jobs)
     target = _target(tensor, line, goal, overhead)
-    if line.codec in VIDEO_CODECS:
-        return encode_video(tensor, target, line.codec, goal.video, jobs=jobs)
+    if line.codec == "auto":
+        return _best_of(tensor, target, goal, jobs)
+    return _lossy(tensor, target, line.codec, goal, jobs)
+
+
+def _lossy(tensor: Numbers, target: Target, codec: str, goal: Goal, jobs: int) -> Coded:
+    if codec in VIDEO_CODECS:
+        return encode_video(tensor, target, codec, goal.video, jobs=jobs)
+    if codec == "rtn":
+        return encode_rounded(tensor, target, jobs=jobs)
     return encode_tq(tensor, target, trellis=goal.trellis, jobs=jobs)
+
+
+def _best_of(tensor: Numbers, target: Target, goal: Goal, jobs: int) -> Coded:
+    """The codec of TRIED with the least error at the rate, or the fewest bytes at the error."""
+
+    def cost(one: Coded) -> float:
+        return one.entry.stored_bytes if target.nmse is not None else one.entry.nmse or 0.0
+
+    best = _lossy(tensor, target, TRIED[0], goal, jobs)
+    for codec in TRIED[1:]:
+        try:
+            other = _lossy(tensor, target, codec, goal, jobs)
+        except (EngineMissing, TargetUnreachable):
+            continue
+        best = min(best, other, key=cost)
+    return best
 
 
 def encode_source(

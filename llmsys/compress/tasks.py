@@ -89,7 +89,7 @@ def _only(pieces: list[Piece]) -> Piece:
 def sweep_path(source: Path, *, codecs: str, rates: str, trellis: int, depth: int, jobs: int) -> Iterator[SweepLine]:
     """Every codec of a,b,c at every rate on an input. Raises UsageFault for a name or a number that is none."""
     names = parse_list(codecs)
-    known = [*ENGINES, "tq"]
+    known = [*ENGINES, "rtn", "tq"]
     if unknown := next((name for name in names if name not in known), None):
         raise UsageFault(f"--codec {unknown!r}; expected some of {', '.join(known)}")
     try:

@@ -309,3 +309,14 @@ def test_a_stream_of_3_gb_runs_in_2_5_gib_of_address_space(shell):
 
     assert (code, told) == (0, b"")
     assert 3.9 < 8 * (shell.directory / "frames").stat().st_size / (rows * width) <= 4.0
+
+
+def test_encode_rounds_to_nearest_and_auto_takes_what_is_closer(shell):
+    rounded = shell.run("compress", "encode", str(WEIGHTS), "rtn.safetensors", "--codec", "rtn", "--bits", "3.6")
+    best = shell.run("compress", "encode", str(WEIGHTS), "auto.safetensors", "--codec", "auto", "--bits", "3.6")
+    verified = shell.run("compress", "verify", "rtn.safetensors", "--deep", "--json")
+    first, chosen = records(rounded.stdout)[0], records(best.stdout)[0]
+
+    assert (rounded.returncode, best.returncode, verified.returncode) == (0, 0, 0), rounded.stderr + best.stderr
+    assert (first["codec"], chosen["codec"]) == ("rtn", "tq")
+    assert chosen["nmse"] < first["nmse"] / 2
