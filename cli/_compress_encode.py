@@ -28,10 +28,16 @@ Output = Annotated[
 
 Codec = Annotated[str, typer.Option("--codec", help=f"One of {', '.join(CODECS)}.", callback=one_of(*CODECS))]
 Allocate = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--allocate", help="Bits among tensors: uniform or equal-noise.", callback=one_of("uniform", "equal-noise")
+        "--allocate",
+        help="Bits among tensors: uniform, equal-noise, or fisher, by the calibration [fisher with --calib].",
+        callback=one_of("uniform", "equal-noise", "fisher"),
     ),
+]
+Calib = Annotated[
+    Path | None,
+    typer.Option("--calib", metavar="FILE", help="Code for the model's loss: a text, or what calibrate wrote."),
 ]
 BitsFor = Annotated[
     list[str] | None, typer.Option("--bits-for", metavar="GLOB=B", help="Bits of these tensors; the last fit wins.")
@@ -51,7 +57,8 @@ def encode(
     lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit.")] = False,
     qp: Annotated[int | None, typer.Option("--qp", min=0, help="Quality of a video engine, 0 the finest.")] = None,
     codec: Codec = "tq",
-    allocate: Allocate = "equal-noise",
+    calib: Calib = None,
+    allocate: Allocate = None,
     trellis: Annotated[int, typer.Option("--trellis", help="States of the quantiser: 0, 4 or 8.")] = 8,
     keep: Annotated[list[str] | None, typer.Option("--keep", metavar="GLOB", help="Leave these tensors alone.")] = None,
     bits_for: BitsFor = None,
@@ -75,7 +82,7 @@ def encode(
     from llmsys.compress.video import VideoSettings
 
     request = EncodeRequest(
-        bits=bits, nmse=nmse, size=parse_size(size), lossless=lossless, codec=codec, allocate=allocate,
+        bits=bits, nmse=nmse, size=parse_size(size), lossless=lossless, codec=codec, allocate=allocate, calib=calib,
         trellis=trellis, keep=tuple(keep or ()), bits_for=tuple(bits_for or ()), plan_in=plan_in, plan_out=plan_out,
         jobs=jobs, qp=qp, video=VideoSettings(depth, chroma, preset), memory=parse_size(memory) or 0,
     )  # fmt: skip

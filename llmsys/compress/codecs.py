@@ -16,11 +16,18 @@ from llmsys.compress.records import TensorEntry
 from llmsys.compress.rounding import decode_rounded
 from llmsys.compress.tensor_codec import decode_tq
 from llmsys.compress.video import VIDEO_CODECS, decode_video
+from llmsys.compress.weighted import decode_weighted
 from llmsys.errors import UsageFault
 
 __all__ = ["CODECS", "check_trusted", "checked", "decode_all", "decode_span"]
 
-CHUNKED: dict[str, Chunked] = {"lossless": decode_lossless, "raw": decode_raw, "rtn": decode_rounded, "tq": decode_tq}
+CHUNKED: dict[str, Chunked] = {
+    "lossless": decode_lossless,
+    "raw": decode_raw,
+    "rtn": decode_rounded,
+    "tq": decode_tq,
+    "wtq": decode_weighted,
+}
 CHUNKED |= dict.fromkeys(VIDEO_CODECS, decode_video)
 CODECS = frozenset(CHUNKED) | {"constant"}
 

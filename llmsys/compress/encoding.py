@@ -19,9 +19,11 @@ from llmsys.compress.container import file_bytes, largest_record, record_bytes
 from llmsys.compress.container_writer import ContainerWriter, open_writer
 from llmsys.compress.errors import EngineMissing, TargetUnreachable, UnsupportedValues
 from llmsys.compress.exact import constant_word, encode_constant, encode_lossless, encode_raw
+from llmsys.compress.feedback import encode_weighted, takes
 from llmsys.compress.planning import PlanLine
 from llmsys.compress.records import TensorEntry
 from llmsys.compress.rounding import encode_rounded
+from llmsys.compress.sensitivity import Statistics
 from llmsys.compress.sources import Source, SourceFile
 from llmsys.compress.tensor_encoder import encode_tq
 from llmsys.compress.video import DEFAULT_VIDEO, VIDEO_CODECS, VideoSettings, encode_video
@@ -60,7 +62,10 @@ class TotalLine(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """How each tensor is coded: one error or one video quality for all, or the plan's bits; trellis, video, threads."""
+    """How each tensor is coded: one error or one video quality for all, or the plan's bits; trellis, video, threads.
+
+    With `statistics` a matrix that they know is coded for the model's loss, every other as without.
+    """
 
     nmse: float | None = None
     quality: int | None = None
@@ -68,10 +73,16 @@ class Goal:
     video: VideoSettings = DEFAULT_VIDEO
     jobs: int = 1
     memory: int = 2 << 30
+    statistics: Statistics | None = None
 
     def described(self) -> str:
         """What the bytes depend on."""
-        return f"nmse={self.nmse} quality={self.quality} trellis={self.trellis} {self.video}"
+        return f"nmse={self.nmse} quality={self.quality} trellis={self.trellis} {self.video} {self._calibrated()}"
+
+    def _calibrated(self) -> str:
+        if self.statistics is None:
+            return ""
+        return f"calibrated={self.statistics.checksum()}"
 
 
 def line_of(name: str, entry: TensorEntry) -> TensorLine:
@@ -96,6 +107,9 @@ def encode_tensor(tensor: Numbers, line: PlanLine, goal: Goal, *, overhead: int 
     if line.codec == "lossless":
         return encode_lossless(tensor, jobs=jobs)
     target = _target(tensor, line, goal, overhead)
+    found = goal.statistics.of(tensor.name, tensor.shape) if goal.statistics and line.codec == "tq" else None
+    if found is not None and target.stored_bytes is not None and takes(tensor):
+        return encode_weighted(tensor, target, found, jobs=jobs)
     if line.codec == "auto":
         return _best_of(tensor, target, goal, jobs)
     return _lossy(tensor, target, line.codec, goal, jobs)

@@ -5,7 +5,7 @@ Chooses by an output's ending what is written; knows no codec and prints nothing
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from llmsys.artifacts import replace_file
 from llmsys.compress.decoding import Archive, Piece, decode_stream, write_array, write_directory_of, write_safetensors
@@ -19,8 +19,12 @@ from llmsys.compress.sweeping import SweepLine, parse_list, sweep
 from llmsys.compress.video import VideoSettings
 from llmsys.compress.video_engines import ENGINES
 from llmsys.errors import UsageFault
+from llmsys.gpu import find_model
 
-__all__ = ["decode_file", "decode_pipe", "evaluate", "inspect_path", "sweep_path", "verify_path"]
+if TYPE_CHECKING:
+    from llmsys.compress.calibration import CalibrationLine
+
+__all__ = ["calibrate_path", "decode_file", "decode_pipe", "evaluate", "inspect_path", "sweep_path", "verify_path"]
 
 
 def decode_pipe(source: BinaryIO, out: str, stdout: BinaryIO, *, memory: int, allow_video: bool) -> int:
@@ -116,3 +120,15 @@ def evaluate(
 
     before = load_original(original)
     return errors, compare_models(before, load_model(source), text_ids(original, text, tokens), advance=advance)
+
+
+def calibrate_path(
+    model: Path, text: Path, out: Path, *, tokens: int, seed: int, advance: Callable[[int], None]
+) -> "CalibrationLine":
+    """Measure a model on a text and write the moments to `out`."""
+    from llmsys.compress.calibration import calibrate
+
+    path = model if model.exists() else find_model(str(model))
+    statistics, line = calibrate(path, text, tokens=tokens, seed=seed, advance=advance)
+    statistics.write(out)
+    return line

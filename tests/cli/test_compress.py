@@ -320,3 +320,42 @@ def test_encode_rounds_to_nearest_and_auto_takes_what_is_closer(shell):
     assert (rounded.returncode, best.returncode, verified.returncode) == (0, 0, 0), rounded.stderr + best.stderr
     assert (first["codec"], chosen["codec"]) == ("rtn", "tq")
     assert chosen["nmse"] < first["nmse"] / 2
+
+
+def test_a_calibrated_model_predicts_closer_to_the_original_at_the_same_rate(shell):
+    write_wide_model(shell.directory / "model")
+    text = "The river ran below the old mill, and the miller counted sacks until the lamp went out. " * 8
+    (shell.directory / "notes.txt").write_text(text)
+    (shell.directory / "held.txt").write_text(text[::-1])
+    measured = shell.run("compress", "calibrate", "model", "notes.txt", "-o", "stats.safetensors", "--tokens", "600")
+    rate = ("--bits", "2.5", "--keep", "*embed*", "--trellis", "0")
+    plain = shell.run("compress", "encode", "model", "plain", *rate)
+    ours = shell.run("compress", "encode", "model", "ours", *rate, "--calib", "stats.safetensors")
+    scores = [
+        records(
+            shell.run("compress", "eval", name, "--against", "model", "--text", "held.txt", "--tokens", "250").stdout
+        )[-1]
+        for name in ("plain", "ours")
+    ]
+
+    assert (measured.returncode, plain.returncode, ours.returncode) == (0, 0, 0), measured.stderr + ours.stderr
+    assert records(measured.stdout)[0]["matrices"] == 14
+    assert {line["codec"] for line in records(ours.stdout)[:-1]} == {"wtq", "raw"}
+    assert records(ours.stdout)[-1]["bits"] <= 2.5
+    assert scores[1]["kl"] < 0.8 * scores[0]["kl"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--nmse", "0.1", "--calib", "t.txt"), "expected --bits or --size beside it"),
+        (("--codec", "rtn", "--calib", "t.txt"), "--codec tq"),
+        (("--allocate", "fisher"), "expected --calib TEXT or STATS"),
+    ],
+    ids=["an error", "another codec", "no calibration"],
+)
+def test_a_calibration_that_would_do_nothing_is_refused(shell, one_line, options, said):
+    run = shell.run("compress", "encode", str(WEIGHTS), "w.safetensors", *options)
+
+    assert run.returncode == 2
+    assert said in one_line(run.stderr)
