@@ -35,6 +35,10 @@ Allocate = Annotated[
         callback=one_of("uniform", "equal-noise", "fisher"),
     ),
 ]
+Kind = Annotated[
+    str,
+    typer.Option("--kind", help="weights; or kv, whose rows are tokens.", callback=one_of("weights", "kv")),
+]
 Calib = Annotated[
     Path | None,
     typer.Option("--calib", metavar="FILE", help="Code for the model's loss: a text, or what calibrate wrote."),
@@ -58,6 +62,7 @@ def encode(
     qp: Annotated[int | None, typer.Option("--qp", min=0, help="Quality of a video engine, 0 the finest.")] = None,
     codec: Codec = "tq",
     calib: Calib = None,
+    kind: Kind = "weights",
     allocate: Allocate = None,
     trellis: Annotated[int, typer.Option("--trellis", help="States of the quantiser: 0, 4 or 8.")] = 8,
     keep: Annotated[list[str] | None, typer.Option("--keep", metavar="GLOB", help="Leave these tensors alone.")] = None,
@@ -82,7 +87,8 @@ def encode(
     from llmsys.compress.video import VideoSettings
 
     request = EncodeRequest(
-        bits=bits, nmse=nmse, size=parse_size(size), lossless=lossless, codec=codec, allocate=allocate, calib=calib,
+        bits=bits, nmse=nmse, size=parse_size(size), lossless=lossless, codec=codec, allocate=allocate,
+        calib=calib, kind=kind,
         trellis=trellis, keep=tuple(keep or ()), bits_for=tuple(bits_for or ()), plan_in=plan_in, plan_out=plan_out,
         jobs=jobs, qp=qp, video=VideoSettings(depth, chroma, preset), memory=parse_size(memory) or 0,
     )  # fmt: skip

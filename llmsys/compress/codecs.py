@@ -15,6 +15,7 @@ from llmsys.compress.number_formats import Words
 from llmsys.compress.records import TensorEntry
 from llmsys.compress.rounding import decode_rounded
 from llmsys.compress.tensor_codec import decode_tq
+from llmsys.compress.token_transform import decode_tokens
 from llmsys.compress.video import VIDEO_CODECS, decode_video
 from llmsys.compress.weighted import decode_weighted
 from llmsys.errors import UsageFault
@@ -26,6 +27,7 @@ CHUNKED: dict[str, Chunked] = {
     "raw": decode_raw,
     "rtn": decode_rounded,
     "tq": decode_tq,
+    "ttq": decode_tokens,
     "wtq": decode_weighted,
 }
 CHUNKED |= dict.fromkeys(VIDEO_CODECS, decode_video)

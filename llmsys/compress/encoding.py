@@ -26,6 +26,7 @@ from llmsys.compress.rounding import encode_rounded
 from llmsys.compress.sensitivity import Statistics
 from llmsys.compress.sources import Source, SourceFile
 from llmsys.compress.tensor_encoder import encode_tq
+from llmsys.compress.token_transform import encode_tokens
 from llmsys.compress.video import DEFAULT_VIDEO, VIDEO_CODECS, VideoSettings, encode_video
 
 __all__ = ["ENCODERS", "Goal", "TensorLine", "TotalLine", "encode_source", "encode_tensor", "line_of"]
@@ -64,7 +65,8 @@ class TotalLine(msgspec.Struct, frozen=True):
 class Goal:
     """How each tensor is coded: one error or one video quality for all, or the plan's bits; trellis, video, threads.
 
-    With `statistics` a matrix that they know is coded for the model's loss, every other as without.
+    With `statistics` a matrix that they know is coded for the model's loss, every other as without; rows of kind
+    "kv" are tokens, which may be like their neighbours.
     """
 
     nmse: float | None = None
@@ -74,10 +76,12 @@ class Goal:
     jobs: int = 1
     memory: int = 2 << 30
     statistics: Statistics | None = None
+    kind: str = "weights"
 
     def described(self) -> str:
         """What the bytes depend on."""
-        return f"nmse={self.nmse} quality={self.quality} trellis={self.trellis} {self.video} {self._calibrated()}"
+        settings = f"{self.kind} trellis={self.trellis} {self.video} {self._calibrated()}"
+        return f"nmse={self.nmse} quality={self.quality} {settings}"
 
     def _calibrated(self) -> str:
         if self.statistics is None:
@@ -110,27 +114,32 @@ def encode_tensor(tensor: Numbers, line: PlanLine, goal: Goal, *, overhead: int 
     found = goal.statistics.of(tensor.name, tensor.shape) if goal.statistics and line.codec == "tq" else None
     if found is not None and target.stored_bytes is not None and takes(tensor):
         return encode_weighted(tensor, target, found, jobs=jobs)
-    if line.codec == "auto":
-        return _best_of(tensor, target, goal, jobs)
+    tried = TRIED if line.codec == "auto" else (line.codec,)
+    if goal.kind == "kv" and "tq" in tried and takes(tensor):
+        tried = (*tried, "ttq")
+    if len(tried) > 1:
+        return _best_of(tensor, target, tried, goal, jobs)
     return _lossy(tensor, target, line.codec, goal, jobs)
 
 
 def _lossy(tensor: Numbers, target: Target, codec: str, goal: Goal, jobs: int) -> Coded:
     if codec in VIDEO_CODECS:
         return encode_video(tensor, target, codec, goal.video, jobs=jobs)
+    if codec == "ttq":
+        return encode_tokens(tensor, target, trellis=goal.trellis, jobs=jobs)
     if codec == "rtn":
         return encode_rounded(tensor, target, jobs=jobs)
     return encode_tq(tensor, target, trellis=goal.trellis, jobs=jobs)
 
 
-def _best_of(tensor: Numbers, target: Target, goal: Goal, jobs: int) -> Coded:
-    """The codec of TRIED with the least error at the rate, or the fewest bytes at the error."""
+def _best_of(tensor: Numbers, target: Target, tried: Sequence[str], goal: Goal, jobs: int) -> Coded:
+    """The codec with the least error at the rate, or the fewest bytes at the error."""
 
     def cost(one: Coded) -> float:
         return one.entry.stored_bytes if target.nmse is not None else one.entry.nmse or 0.0
 
-    best = _lossy(tensor, target, TRIED[0], goal, jobs)
-    for codec in TRIED[1:]:
+    best = _lossy(tensor, target, tried[0], goal, jobs)
+    for codec in tried[1:]:
         try:
             other = _lossy(tensor, target, codec, goal, jobs)
         except (EngineMissing, TargetUnreachable):

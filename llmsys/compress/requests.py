@@ -57,6 +57,7 @@ class EncodeRequest:
     size: int | None = None
     lossless: bool = False
     codec: str = "tq"
+    kind: str = "weights"
     allocate: str | None = None
     calib: Path | None = None
     qp: int | None = None
@@ -122,6 +123,8 @@ class EncodeRequest:
             raise UsageFault("--bits-for goes with a rate; expected --bits or --size beside it")
         if self.calib is not None and (self._open_rate or self.codec != "tq"):
             raise UsageFault("--calib says where bits go; expected --bits or --size beside it, and --codec tq")
+        if self.kind == "kv" and (self.calib is not None or self.lossless or self.codec not in ("tq", "auto")):
+            raise UsageFault("--kind kv is tq's; expected --codec tq or auto, and neither --lossless nor --calib")
         if self.allocate == "fisher" and self.calib is None:
             raise UsageFault("--allocate fisher needs a calibration; expected --calib TEXT or STATS beside it")
         if self.trellis not in MACHINES:
@@ -156,7 +159,7 @@ class EncodeRequest:
         """How each tensor is coded."""
         # llmsys.gpu knows quotas too, but loads torch: too much for a stream in bounded memory
         jobs = self.jobs or len(os.sched_getaffinity(0))
-        return Goal(self.nmse, self.qp, self.trellis, self.video, jobs, self.memory)
+        return Goal(self.nmse, self.qp, self.trellis, self.video, jobs, self.memory, kind=self.kind)
 
     def _bits(self, source: Source, selection: Selection) -> float | None:
         if self._open_rate:

@@ -359,3 +359,25 @@ def test_a_calibration_that_would_do_nothing_is_refused(shell, one_line, options
 
     assert run.returncode == 2
     assert said in one_line(run.stderr)
+
+
+def test_a_cache_whose_tokens_are_alike_takes_fewer_bits_and_grows_page_by_page(shell):
+    from tests.compress.test_token_transform import smooth_tokens
+
+    for page in range(2):
+        np.save(shell.directory / f"page{page}.npy", smooth_tokens(256, seed=page))
+    sizes = []
+    for kind in ("weights", "kv"):
+        run = shell.pipeline(
+            f"rm -f cache; for page in page0.npy page1.npy; do llmsys compress encode - - --kind {kind} --nmse 0.01 -q "
+            "--trellis 0 < $page >> cache || exit 1; done; llmsys compress decode - back.npy < cache; wc -c < cache"
+        )
+        assert run.returncode == 0, run.stderr
+        sizes.append(int(run.stdout))
+    with (shell.directory / "back.npy").open("rb") as stream:
+        pages = [np.load(stream) for _ in range(2)]
+
+    assert sizes[1] < 0.8 * sizes[0]
+    for page, back in enumerate(pages):
+        original = np.load(shell.directory / f"page{page}.npy")
+        assert ((back - original) ** 2).mean() / original.var() <= 0.01
