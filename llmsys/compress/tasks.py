@@ -19,7 +19,6 @@ from llmsys.compress.sweeping import SweepLine, parse_list, sweep
 from llmsys.compress.video import VideoSettings
 from llmsys.compress.video_engines import ENGINES
 from llmsys.errors import UsageFault
-from llmsys.gpu import find_model
 
 if TYPE_CHECKING:
     from llmsys.compress.calibration import CalibrationLine
@@ -110,6 +109,7 @@ def evaluate(
     source: Path, original: Path, *, text: Path | None, tokens: int, allow_video: bool, advance: Callable[[int], None]
 ) -> tuple[list[TensorError], ModelScore | None]:
     """Compare tensors, and with a text the predictions of both models."""
+    original = open_input(original).path
     with Archive(source, allow_video=allow_video) as archive:
         errors = list(compare_tensors(archive, open_input(original).tensors))
     if text is None:
@@ -128,7 +128,6 @@ def calibrate_path(
     """Measure a model on a text and write the moments to `out`."""
     from llmsys.compress.calibration import calibrate
 
-    path = model if model.exists() else find_model(str(model))
-    statistics, line = calibrate(path, text, tokens=tokens, seed=seed, advance=advance)
+    statistics, line = calibrate(open_input(model).path, text, tokens=tokens, seed=seed, advance=advance)
     statistics.write(out)
     return line
