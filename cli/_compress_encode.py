@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VERBS"]
 
-CODECS = ("tq", "x265", "x264", "svtav1", "hevc_nvenc", "h264_nvenc", "av1_nvenc")
+CODECS = ("tq", "rtn", "auto", "x265", "x264", "svtav1", "hevc_nvenc", "h264_nvenc", "av1_nvenc")
 
 Input = Annotated[
     str,
@@ -28,10 +28,20 @@ Output = Annotated[
 
 Codec = Annotated[str, typer.Option("--codec", help=f"One of {', '.join(CODECS)}.", callback=one_of(*CODECS))]
 Allocate = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--allocate", help="Bits among tensors: uniform or equal-noise.", callback=one_of("uniform", "equal-noise")
+        "--allocate",
+        help="Bits among tensors: uniform, equal-noise, or fisher, by the calibration [fisher with --calib].",
+        callback=one_of("uniform", "equal-noise", "fisher"),
     ),
+]
+Kind = Annotated[
+    str,
+    typer.Option("--kind", help="weights; or kv, whose rows are tokens.", callback=one_of("weights", "kv")),
+]
+Calib = Annotated[
+    Path | None,
+    typer.Option("--calib", metavar="FILE", help="Code for the model's loss: a text, or what calibrate wrote."),
 ]
 BitsFor = Annotated[
     list[str] | None, typer.Option("--bits-for", metavar="GLOB=B", help="Bits of these tensors; the last fit wins.")
@@ -51,7 +61,9 @@ def encode(
     lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit.")] = False,
     qp: Annotated[int | None, typer.Option("--qp", min=0, help="Quality of a video engine, 0 the finest.")] = None,
     codec: Codec = "tq",
-    allocate: Allocate = "equal-noise",
+    calib: Calib = None,
+    kind: Kind = "weights",
+    allocate: Allocate = None,
     trellis: Annotated[int, typer.Option("--trellis", help="States of the quantiser: 0, 4 or 8.")] = 8,
     keep: Annotated[list[str] | None, typer.Option("--keep", metavar="GLOB", help="Leave these tensors alone.")] = None,
     bits_for: BitsFor = None,
@@ -76,6 +88,7 @@ def encode(
 
     request = EncodeRequest(
         bits=bits, nmse=nmse, size=parse_size(size), lossless=lossless, codec=codec, allocate=allocate,
+        calib=calib, kind=kind,
         trellis=trellis, keep=tuple(keep or ()), bits_for=tuple(bits_for or ()), plan_in=plan_in, plan_out=plan_out,
         jobs=jobs, qp=qp, video=VideoSettings(depth, chroma, preset), memory=parse_size(memory) or 0,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Verbs of `llmsys compress` that measure: eval, sweep, engines."""
+"""Verbs of `llmsys compress` that measure: eval, calibrate, sweep, engines."""
 
 import sys
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from llmsys.cli._compress_options import AllowVideo, Jobs
-from llmsys.cli._options import Json, Plot, Quiet
-from llmsys.cli._render import progress, table
+from llmsys.cli._options import Json, Plot, Quiet, Seed
+from llmsys.cli._render import progress, report, table
 from llmsys.cli._streams import records_out
 
 __all__ = ["VERBS"]
@@ -95,4 +95,26 @@ def engines(*, json: Json = False, quiet: Quiet = False) -> None:
     table([{name: getattr(line, name) for name in line.__struct_fields__} for line in lines])
 
 
-VERBS = (eval_, sweep, engines)
+def calibrate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model directory, smollm2 or .gguf.")],
+    text: Annotated[Path, typer.Argument(metavar="TEXT", help="A text like those that the model will see.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write the .safetensors.")],
+    tokens: Annotated[int, typer.Option("--tokens", min=32, help="Tokens of the text to use.")] = 3072,
+    seed: Seed = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure what errors in each projection cost the model's loss, for `encode --calib`: K-FAC moments.
+
+    Labels are sampled from the model, so the loss that is printed (nats per token) is its own uncertainty.
+    Example: llmsys compress calibrate model/ notes.txt -o stats.safetensors
+    """
+    from llmsys.compress import tasks
+
+    with progress("tokens", tokens) as advance:
+        line = tasks.calibrate_path(model, text, out, tokens=tokens, seed=seed, advance=advance)
+    report(line, [{"matrices": line.matrices, "tokens": line.tokens, "loss": line.loss}], json=json)
+
+
+VERBS = (eval_, calibrate, sweep, engines)

@@ -13,13 +13,23 @@ from llmsys.compress.errors import BadBitstream
 from llmsys.compress.exact import decode_constant, decode_lossless, decode_raw
 from llmsys.compress.number_formats import Words
 from llmsys.compress.records import TensorEntry
+from llmsys.compress.rounding import decode_rounded
 from llmsys.compress.tensor_codec import decode_tq
+from llmsys.compress.token_transform import decode_tokens
 from llmsys.compress.video import VIDEO_CODECS, decode_video
+from llmsys.compress.weighted import decode_weighted
 from llmsys.errors import UsageFault
 
 __all__ = ["CODECS", "check_trusted", "checked", "decode_all", "decode_span"]
 
-CHUNKED: dict[str, Chunked] = {"lossless": decode_lossless, "raw": decode_raw, "tq": decode_tq}
+CHUNKED: dict[str, Chunked] = {
+    "lossless": decode_lossless,
+    "raw": decode_raw,
+    "rtn": decode_rounded,
+    "tq": decode_tq,
+    "ttq": decode_tokens,
+    "wtq": decode_weighted,
+}
 CHUNKED |= dict.fromkeys(VIDEO_CODECS, decode_video)
 CODECS = frozenset(CHUNKED) | {"constant"}
 

@@ -17,17 +17,23 @@ from llmsys.artifacts import replace_file
 from llmsys.compress.coded import Coded, Numbers, Target
 from llmsys.compress.container import file_bytes, largest_record, record_bytes
 from llmsys.compress.container_writer import ContainerWriter, open_writer
-from llmsys.compress.errors import UnsupportedValues
+from llmsys.compress.errors import EngineMissing, TargetUnreachable, UnsupportedValues
 from llmsys.compress.exact import constant_word, encode_constant, encode_lossless, encode_raw
+from llmsys.compress.feedback import encode_weighted, takes
 from llmsys.compress.planning import PlanLine
 from llmsys.compress.records import TensorEntry
+from llmsys.compress.rounding import encode_rounded
+from llmsys.compress.sensitivity import Statistics
 from llmsys.compress.sources import Source, SourceFile
 from llmsys.compress.tensor_encoder import encode_tq
+from llmsys.compress.token_transform import encode_tokens
 from llmsys.compress.video import DEFAULT_VIDEO, VIDEO_CODECS, VideoSettings, encode_video
 
 __all__ = ["ENCODERS", "Goal", "TensorLine", "TotalLine", "encode_source", "encode_tensor", "line_of"]
 
-ENCODERS = ("tq", *VIDEO_CODECS, "lossless", "raw")
+ENCODERS = ("tq", "rtn", "auto", *VIDEO_CODECS, "lossless", "raw")
+TRIED = ("tq", "svtav1", "x265")
+"""What `auto` compares; an encoder that is missing is passed over."""
 SLACK_BITS = 0.0025
 """How far below the wanted rate, in bits per value, a stream may stay; records add at most a little to it."""
 
@@ -57,7 +63,11 @@ class TotalLine(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """How each tensor is coded: one error or one video quality for all, or the plan's bits; trellis, video, threads."""
+    """How each tensor is coded: one error or one video quality for all, or the plan's bits; trellis, video, threads.
+
+    With `statistics` a matrix that they know is coded for the model's loss, every other as without; rows of kind
+    "kv" are tokens, which may be like their neighbours.
+    """
 
     nmse: float | None = None
     quality: int | None = None
@@ -65,10 +75,18 @@ class Goal:
     video: VideoSettings = DEFAULT_VIDEO
     jobs: int = 1
     memory: int = 2 << 30
+    statistics: Statistics | None = None
+    kind: str = "weights"
 
     def described(self) -> str:
         """What the bytes depend on."""
-        return f"nmse={self.nmse} quality={self.quality} trellis={self.trellis} {self.video}"
+        settings = f"{self.kind} trellis={self.trellis} {self.video} {self._calibrated()}"
+        return f"nmse={self.nmse} quality={self.quality} {settings}"
+
+    def _calibrated(self) -> str:
+        if self.statistics is None:
+            return ""
+        return f"calibrated={self.statistics.checksum()}"
 
 
 def line_of(name: str, entry: TensorEntry) -> TensorLine:
@@ -93,9 +111,41 @@ def encode_tensor(tensor: Numbers, line: PlanLine, goal: Goal, *, overhead: int 
     if line.codec == "lossless":
         return encode_lossless(tensor, jobs=jobs)
     target = _target(tensor, line, goal, overhead)
-    if line.codec in VIDEO_CODECS:
-        return encode_video(tensor, target, line.codec, goal.video, jobs=jobs)
+    found = goal.statistics.of(tensor.name, tensor.shape) if goal.statistics and line.codec == "tq" else None
+    if found is not None and target.stored_bytes is not None and takes(tensor):
+        return encode_weighted(tensor, target, found, jobs=jobs)
+    tried = TRIED if line.codec == "auto" else (line.codec,)
+    if goal.kind == "kv" and "tq" in tried and takes(tensor):
+        tried = (*tried, "ttq")
+    if len(tried) > 1:
+        return _best_of(tensor, target, tried, goal, jobs)
+    return _lossy(tensor, target, line.codec, goal, jobs)
+
+
+def _lossy(tensor: Numbers, target: Target, codec: str, goal: Goal, jobs: int) -> Coded:
+    if codec in VIDEO_CODECS:
+        return encode_video(tensor, target, codec, goal.video, jobs=jobs)
+    if codec == "ttq":
+        return encode_tokens(tensor, target, trellis=goal.trellis, jobs=jobs)
+    if codec == "rtn":
+        return encode_rounded(tensor, target, jobs=jobs)
     return encode_tq(tensor, target, trellis=goal.trellis, jobs=jobs)
+
+
+def _best_of(tensor: Numbers, target: Target, tried: Sequence[str], goal: Goal, jobs: int) -> Coded:
+    """The codec with the least error at the rate, or the fewest bytes at the error."""
+
+    def cost(one: Coded) -> float:
+        return one.entry.stored_bytes if target.nmse is not None else one.entry.nmse or 0.0
+
+    best = _lossy(tensor, target, tried[0], goal, jobs)
+    for codec in tried[1:]:
+        try:
+            other = _lossy(tensor, target, codec, goal, jobs)
+        except (EngineMissing, TargetUnreachable):
+            continue
+        best = min(best, other, key=cost)
+    return best
 
 
 def encode_source(

@@ -1,7 +1,8 @@
 """Which tensor gets which codec and how many bits: a plan that can be written, read and edited before hours of work.
 
 `uniform` gives every tensor the same bits; `equal-noise` gives all the same error relative to their own deviation, so
-that a tensor whose values pack well needs fewer. Knows no file but the plan's own JSON Lines.
+that a tensor whose values pack well needs fewer; `fisher` gives all matrices that a calibration knows one step in
+units of the model's loss, which is the split that costs it least. Knows no file but the plan's own JSON Lines.
 """
 
 from collections.abc import Sequence
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from llmsys.artifacts import encode, read_records, replace_file
 from llmsys.compress.coded import Numbers
 from llmsys.compress.errors import TargetUnreachable
+from llmsys.compress.feedback import takes, weighted_rates
+from llmsys.compress.sensitivity import Sensitivity, Statistics
 from llmsys.compress.tensor_encoder import sampled_rate
 from llmsys.errors import UsageFault
 
@@ -33,6 +37,8 @@ __all__ = [
 SMALLEST_TENSOR = 4096
 BITS = (0.1, 8.0)
 """The range of bits per value that any tensor may be asked for."""
+LEAST_WEIGHTED = 0.5
+"""The fewest bits that `fisher` gives a matrix: under it the line over log2 of the step bends."""
 NOISE_STEPS = [0.08, 0.6]
 """Two steps in units of a tensor's deviation, between which its rate is taken as a line over log2 of the step."""
 
@@ -91,7 +97,14 @@ def check_bits(bits: float) -> float:
     return bits
 
 
-def make_plan(tensors: Sequence[Numbers], selection: Selection, *, bits: float | None, allocate: str) -> list[PlanLine]:
+def make_plan(
+    tensors: Sequence[Numbers],
+    selection: Selection,
+    *,
+    bits: float | None,
+    allocate: str,
+    statistics: Statistics | None = None,
+) -> list[PlanLine]:
     """A line for every tensor; the mean of the bits over all coded values is `bits`. None leaves the rate open."""
     codecs = {tensor.name: selection.codec_of(tensor) for tensor in tensors}
     lossy = [tensor for tensor in tensors if codecs[tensor.name] not in ("raw", "lossless")]
@@ -108,6 +121,9 @@ def make_plan(tensors: Sequence[Numbers], selection: Selection, *, bits: float |
     shares = dict.fromkeys((tensor.name for tensor in free), share)
     if allocate == "equal-noise" and len(free) > 1 and selection.codec == "tq":
         shares = _equal_noise(free, share)
+    if allocate == "fisher" and statistics is not None:
+        found = {one.name: (one, known) for one in free if (known := statistics.of(one.name, one.shape)) and takes(one)}
+        shares |= _one_constant(list(found.values()), share)
     rates = fixed | shares
     return [PlanLine(tensor.name, codecs[tensor.name], rates.get(tensor.name)) for tensor in tensors]
 
@@ -125,6 +141,29 @@ def _equal_noise(tensors: Sequence[Numbers], bits: float) -> dict[str, float]:
     found = np.clip(rates[:, 0] + at * (rates[:, 1] - rates[:, 0]), *BITS)
     found = np.clip(found + (bits - weights @ found), *BITS)
     return {tensor.name: float(one) for tensor, one in zip(tensors, found, strict=True)}
+
+
+def _one_constant(matrices: Sequence[tuple[Numbers, Sensitivity]], bits: float) -> dict[str, float]:
+    """Bits of each matrix at the one weighted step that makes their mean `bits`, by bisection over its log2."""
+    if not matrices:
+        return {}
+    lows, rates = zip(*(weighted_rates(tensor, found, NOISE_STEPS) for tensor, found in matrices), strict=True)
+    ends = np.array(rates)
+    span = np.log2(NOISE_STEPS[1] / NOISE_STEPS[0])
+    spreads = np.array(lows) + np.log2(NOISE_STEPS[0])
+    values = np.array([tensor.layout.values for tensor, _ in matrices], np.float64)
+    weights = values / values.sum()
+
+    def at(step: float) -> NDArray[np.float64]:
+        slopes = (ends[:, 0] - ends[:, 1]) / span
+        return np.asarray(np.clip(ends[:, 0] - slopes * (step - spreads), LEAST_WEIGHTED, BITS[1]), np.float64)
+
+    low, high = float(spreads.min()) - 10.0, float(spreads.max()) + 10.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(weights @ at(middle)) > bits else (low, middle)
+    found = at(high)
+    return {tensor.name: float(one) for (tensor, _), one in zip(matrices, found, strict=True)}
 
 
 def read_plan(path: Path, tensors: Sequence[Numbers], codecs: Sequence[str]) -> list[PlanLine]:

@@ -5,7 +5,7 @@ Joins targets, selection and plan files; knows no codec's bytes.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +13,7 @@ from llmsys.compress.container import file_bytes
 from llmsys.compress.encoding import ENCODERS, Goal, TensorLine, TotalLine, encode_source
 from llmsys.compress.inspecting import sum_up
 from llmsys.compress.planning import PlanLine, Selection, make_plan, parse_bits_for, read_plan, write_plan
+from llmsys.compress.sensitivity import Statistics, read_statistics
 from llmsys.compress.sources import Source, open_input
 from llmsys.compress.streaming import encode_stream
 from llmsys.compress.trellis import MACHINES
@@ -56,7 +57,9 @@ class EncodeRequest:
     size: int | None = None
     lossless: bool = False
     codec: str = "tq"
-    allocate: str = "equal-noise"
+    kind: str = "weights"
+    allocate: str | None = None
+    calib: Path | None = None
     qp: int | None = None
     trellis: int = 8
     video: VideoSettings = DEFAULT_VIDEO
@@ -73,24 +76,37 @@ class EncodeRequest:
         self.check_engine()
         source = open_input(path)
         selection = self._selection(is_model=source.is_model)
+        statistics = self._statistics(source.path)
         if self.plan_in is not None:
             plan = read_plan(self.plan_in, source.tensors, ENCODERS)
         else:
             bits = self._bits(source, selection)
-            plan = make_plan(source.tensors, selection, bits=bits, allocate=self.allocate)
+            how = self.allocate or ("equal-noise" if statistics is None else "fisher")
+            plan = make_plan(source.tensors, selection, bits=bits, allocate=how, statistics=statistics)
         if self.plan_out is not None:
             write_plan(self.plan_out, plan)
-        return Prepared(source, plan, self.goal())
+        return Prepared(source, plan, replace(self.goal(), statistics=statistics))
 
     def encode_stream(self, source: BinaryIO, out: BinaryIO) -> Iterator[TensorLine]:
         """Code .npy arrays of a pipe into frames. Raises UsageFault for options that need the whole input."""
         self._check()
         self.check_engine()
-        if self.size is not None or self.plan_in or self.plan_out or self.bits_for:
-            raise UsageFault("a stream has no size and no plan; expected --bits, --nmse or --lossless")
+        if self.size is not None or self.plan_in or self.plan_out or self.bits_for or self.calib:
+            raise UsageFault(
+                "a stream has no size, no plan and no model to calibrate; expected --bits, --nmse or --lossless"
+            )
         bits = None if self._open_rate else self.bits or DEFAULT_BITS
         selection = self._selection(is_model=False)
         return encode_stream(source, "stdin", out, selection, self.goal(), bits=bits)
+
+    def _statistics(self, model: Path) -> Statistics | None:
+        if self.calib is None:
+            return None
+        if self.calib.suffix == ".safetensors":
+            return read_statistics(self.calib)
+        from llmsys.compress.calibration import DEFAULT_TOKENS, calibrate
+
+        return calibrate(model, self.calib, tokens=DEFAULT_TOKENS, seed=0, advance=lambda _: None)[0]
 
     def check_engine(self) -> None:
         """Raise EngineMissing now rather than at the first tensor."""
@@ -105,6 +121,12 @@ class EncodeRequest:
             raise UsageFault("--plan-in says every tensor's bits; expected no target, --keep or --bits-for beside it")
         if self._open_rate and self.bits_for:
             raise UsageFault("--bits-for goes with a rate; expected --bits or --size beside it")
+        if self.calib is not None and (self._open_rate or self.codec != "tq"):
+            raise UsageFault("--calib says where bits go; expected --bits or --size beside it, and --codec tq")
+        if self.kind == "kv" and (self.calib is not None or self.lossless or self.codec not in ("tq", "auto")):
+            raise UsageFault("--kind kv is tq's; expected --codec tq or auto, and neither --lossless nor --calib")
+        if self.allocate == "fisher" and self.calib is None:
+            raise UsageFault("--allocate fisher needs a calibration; expected --calib TEXT or STATS beside it")
         if self.trellis not in MACHINES:
             raise UsageFault(f"--trellis {self.trellis}; expected one of {', '.join(map(str, MACHINES))}")
         self._check_video()
@@ -137,7 +159,7 @@ class EncodeRequest:
         """How each tensor is coded."""
         # llmsys.gpu knows quotas too, but loads torch: too much for a stream in bounded memory
         jobs = self.jobs or len(os.sched_getaffinity(0))
-        return Goal(self.nmse, self.qp, self.trellis, self.video, jobs, self.memory)
+        return Goal(self.nmse, self.qp, self.trellis, self.video, jobs, self.memory, kind=self.kind)
 
     def _bits(self, source: Source, selection: Selection) -> float | None:
         if self._open_rate:

@@ -54,8 +54,8 @@ def finite(values: F32) -> F32:
     return values if good.all() else np.where(good, values, np.float32(0))
 
 
-def measure_scales(numbers: Numbers, *, jobs: int = 1) -> Scales:
-    """Measure a float tensor in two passes over its chunks.
+def measure_scales(numbers: Numbers, *, jobs: int = 1, centred: bool = True) -> Scales:
+    """Measure a float tensor in two passes over its chunks; about zero unless `centred` and the mean is far from it.
 
     Raises UnsupportedValues where more than STRANGE_SHARE of the values are infinite or no number, with the first.
     """
@@ -77,7 +77,7 @@ def measure_scales(numbers: Numbers, *, jobs: int = 1) -> Scales:
         raise UnsupportedValues(numbers.name, wrong, f"at most {STRANGE_SHARE:.1%} of them, or --lossless")
     mean = sum(one[2] for one in sums) / layout.values
     variance = max(0.0, sum(one[3] for one in sums) / layout.values - mean * mean)
-    centre = float(np.float32(mean)) if mean * mean > 0.01 * variance else 0.0
+    centre = float(np.float32(mean)) if centred and mean * mean > 0.01 * variance else 0.0
 
     def squares_of(first: int, lines: int) -> tuple[F64, F64]:
         return _squares(finite(numbers.floats(*layout.span(first, lines))), centre, layout.width)

@@ -5,7 +5,7 @@ Chooses by an output's ending what is written; knows no codec and prints nothing
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from llmsys.artifacts import replace_file
 from llmsys.compress.decoding import Archive, Piece, decode_stream, write_array, write_directory_of, write_safetensors
@@ -20,7 +20,10 @@ from llmsys.compress.video import VideoSettings
 from llmsys.compress.video_engines import ENGINES
 from llmsys.errors import UsageFault
 
-__all__ = ["decode_file", "decode_pipe", "evaluate", "inspect_path", "sweep_path", "verify_path"]
+if TYPE_CHECKING:
+    from llmsys.compress.calibration import CalibrationLine
+
+__all__ = ["calibrate_path", "decode_file", "decode_pipe", "evaluate", "inspect_path", "sweep_path", "verify_path"]
 
 
 def decode_pipe(source: BinaryIO, out: str, stdout: BinaryIO, *, memory: int, allow_video: bool) -> int:
@@ -89,7 +92,7 @@ def _only(pieces: list[Piece]) -> Piece:
 def sweep_path(source: Path, *, codecs: str, rates: str, trellis: int, depth: int, jobs: int) -> Iterator[SweepLine]:
     """Every codec of a,b,c at every rate on an input. Raises UsageFault for a name or a number that is none."""
     names = parse_list(codecs)
-    known = [*ENGINES, "tq"]
+    known = [*ENGINES, "rtn", "tq"]
     if unknown := next((name for name in names if name not in known), None):
         raise UsageFault(f"--codec {unknown!r}; expected some of {', '.join(known)}")
     try:
@@ -106,6 +109,7 @@ def evaluate(
     source: Path, original: Path, *, text: Path | None, tokens: int, allow_video: bool, advance: Callable[[int], None]
 ) -> tuple[list[TensorError], ModelScore | None]:
     """Compare tensors, and with a text the predictions of both models."""
+    original = open_input(original).path
     with Archive(source, allow_video=allow_video) as archive:
         errors = list(compare_tensors(archive, open_input(original).tensors))
     if text is None:
@@ -116,3 +120,14 @@ def evaluate(
 
     before = load_original(original)
     return errors, compare_models(before, load_model(source), text_ids(original, text, tokens), advance=advance)
+
+
+def calibrate_path(
+    model: Path, text: Path, out: Path, *, tokens: int, seed: int, advance: Callable[[int], None]
+) -> "CalibrationLine":
+    """Measure a model on a text and write the moments to `out`."""
+    from llmsys.compress.calibration import calibrate
+
+    statistics, line = calibrate(open_input(model).path, text, tokens=tokens, seed=seed, advance=advance)
+    statistics.write(out)
+    return line

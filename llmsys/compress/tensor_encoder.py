@@ -22,7 +22,7 @@ from llmsys.compress.tensor_chunks import Pass, chunk_payload, count_symbols, po
 from llmsys.compress.tensor_codec import CLASSES, POINTS, Shared, decode_tq, write_shared
 from llmsys.compress.trellis import MACHINES, Machine, Quantised, quantise
 
-__all__ = ["encode_tq", "sampled_rate"]
+__all__ = ["encode_levels", "encode_tq", "sampled_rate"]
 
 SAMPLE_VALUES = 1 << 17
 KEPT_VALUES = 1 << 25
@@ -39,12 +39,12 @@ F64 = NDArray[np.float64]
 class _Encoder:
     """The state of one tensor's encoding: its scales, classes and the tables that steer the trellis."""
 
-    def __init__(self, numbers: Numbers, trellis: int, jobs: int) -> None:
+    def __init__(self, numbers: Numbers, trellis: int, jobs: int, *, centred: bool = True) -> None:
         self.numbers, self.jobs = numbers, jobs
         self.machine: Machine = MACHINES[trellis]
         self.rate_weight = RATE_WEIGHT[trellis]
         self.layout = numbers.layout
-        self.scales: Scales = measure_scales(numbers, jobs=jobs)
+        self.scales: Scales = measure_scales(numbers, jobs=jobs, centred=centred)
         per_octave = 4 if self.layout.values >= FINE_CLASSES_FROM else 2
         self.line_class = np.clip(self.scales.line_class(per_octave), -CLASSES, CLASSES)
         columns = self.scales.column_class(per_octave, self.layout.width)
@@ -136,6 +136,13 @@ def encode_tq(numbers: Numbers, target: Target, *, trellis: int = 8, jobs: int =
     if target.stored_bytes is None:
         raise ValueError("a target without bytes, error or step; expected one of them")
     return _to_bytes(encoder, target.stored_bytes, target.slack_bytes)
+
+
+def encode_levels(numbers: Numbers, *, jobs: int = 1) -> Coded:
+    """Code a float tensor of whole numbers as they are, with a step of 1: what another quantiser decided is kept."""
+    encoder = _Encoder(numbers, 0, jobs, centred=False)
+    encoder.rate_weight = 0.0
+    return _written(encoder, 1.0)
 
 
 def sampled_rate(numbers: Numbers, steps: list[float], *, trellis: int = 8) -> list[float]:

@@ -309,3 +309,75 @@ def test_a_stream_of_3_gb_runs_in_2_5_gib_of_address_space(shell):
 
     assert (code, told) == (0, b"")
     assert 3.9 < 8 * (shell.directory / "frames").stat().st_size / (rows * width) <= 4.0
+
+
+def test_encode_rounds_to_nearest_and_auto_takes_what_is_closer(shell):
+    rounded = shell.run("compress", "encode", str(WEIGHTS), "rtn.safetensors", "--codec", "rtn", "--bits", "3.6")
+    best = shell.run("compress", "encode", str(WEIGHTS), "auto.safetensors", "--codec", "auto", "--bits", "3.6")
+    verified = shell.run("compress", "verify", "rtn.safetensors", "--deep", "--json")
+    first, chosen = records(rounded.stdout)[0], records(best.stdout)[0]
+
+    assert (rounded.returncode, best.returncode, verified.returncode) == (0, 0, 0), rounded.stderr + best.stderr
+    assert (first["codec"], chosen["codec"]) == ("rtn", "tq")
+    assert chosen["nmse"] < first["nmse"] / 2
+
+
+def test_a_calibrated_model_predicts_closer_to_the_original_at_the_same_rate(shell):
+    write_wide_model(shell.directory / "model")
+    text = "The river ran below the old mill, and the miller counted sacks until the lamp went out. " * 8
+    (shell.directory / "notes.txt").write_text(text)
+    (shell.directory / "held.txt").write_text(text[::-1])
+    measured = shell.run("compress", "calibrate", "model", "notes.txt", "-o", "stats.safetensors", "--tokens", "600")
+    rate = ("--bits", "2.5", "--keep", "*embed*", "--trellis", "0")
+    plain = shell.run("compress", "encode", "model", "plain", *rate)
+    ours = shell.run("compress", "encode", "model", "ours", *rate, "--calib", "stats.safetensors")
+    scores = [
+        records(
+            shell.run("compress", "eval", name, "--against", "model", "--text", "held.txt", "--tokens", "250").stdout
+        )[-1]
+        for name in ("plain", "ours")
+    ]
+
+    assert (measured.returncode, plain.returncode, ours.returncode) == (0, 0, 0), measured.stderr + ours.stderr
+    assert records(measured.stdout)[0]["matrices"] == 14
+    assert {line["codec"] for line in records(ours.stdout)[:-1]} == {"wtq", "raw"}
+    assert records(ours.stdout)[-1]["bits"] <= 2.5
+    assert scores[1]["kl"] < 0.8 * scores[0]["kl"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--nmse", "0.1", "--calib", "t.txt"), "expected --bits or --size beside it"),
+        (("--codec", "rtn", "--calib", "t.txt"), "--codec tq"),
+        (("--allocate", "fisher"), "expected --calib TEXT or STATS"),
+    ],
+    ids=["an error", "another codec", "no calibration"],
+)
+def test_a_calibration_that_would_do_nothing_is_refused(shell, one_line, options, said):
+    run = shell.run("compress", "encode", str(WEIGHTS), "w.safetensors", *options)
+
+    assert run.returncode == 2
+    assert said in one_line(run.stderr)
+
+
+def test_a_cache_whose_tokens_are_alike_takes_fewer_bits_and_grows_page_by_page(shell):
+    from tests.compress.test_token_transform import smooth_tokens
+
+    for page in range(2):
+        np.save(shell.directory / f"page{page}.npy", smooth_tokens(256, seed=page))
+    sizes = []
+    for kind in ("weights", "kv"):
+        run = shell.pipeline(
+            f"rm -f cache; for page in page0.npy page1.npy; do llmsys compress encode - - --kind {kind} --nmse 0.01 -q "
+            "--trellis 0 < $page >> cache || exit 1; done; llmsys compress decode - back.npy < cache; wc -c < cache"
+        )
+        assert run.returncode == 0, run.stderr
+        sizes.append(int(run.stdout))
+    with (shell.directory / "back.npy").open("rb") as stream:
+        pages = [np.load(stream) for _ in range(2)]
+
+    assert sizes[1] < 0.8 * sizes[0]
+    for page, back in enumerate(pages):
+        original = np.load(shell.directory / f"page{page}.npy")
+        assert ((back - original) ** 2).mean() / original.var() <= 0.01
