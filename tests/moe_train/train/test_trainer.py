@@ -9,8 +9,6 @@ import pytest
 from llmsys.errors import LlmsysError, UsageFault
 from llmsys.moe_train.train import SITES, ModelShape, RunConfig, Trainer, newest_checkpoint
 
-pytestmark = pytest.mark.slow
-
 STEPS = 10
 TOLERANCE = 1e-9
 SMALL = ModelShape(layers=2, d_model=16, d_ff=16, heads=2, experts=4)
@@ -67,7 +65,10 @@ def test_any_number_of_workers_takes_the_same_steps(nursery, undisturbed, tmp_pa
         assert (found.tensor(name) - expected.tensor(name)).abs().max() < TOLERANCE
 
 
-@pytest.mark.parametrize("site", SITES)
+QUICK = ("vote", "apply", "transfer")
+
+
+@pytest.mark.parametrize("site", [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in SITES])
 def test_a_kill_at_any_site_changes_no_loss(nursery, undisturbed, tmp_path, site):
     faults = f"4:kill:0;4@{site}:kill:1" if site in ("plan", "transfer") else f"4@{site}:kill:1"
     events = list(
@@ -82,6 +83,7 @@ def test_a_kill_at_any_site_changes_no_loss(nursery, undisturbed, tmp_path, site
     assert end["faults_missed"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", SITES)
 def test_a_hang_at_any_site_is_fenced_and_changes_no_loss(nursery, undisturbed, tmp_path, site):
     faults = f"4:kill:0;4@{site}:stop:1" if site in ("plan", "transfer") else f"4@{site}:stop:1"
@@ -95,6 +97,7 @@ def test_a_hang_at_any_site_is_fenced_and_changes_no_loss(nursery, undisturbed, 
     assert "1" not in end["survivor_pids"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("faults", "left"),
     [
@@ -147,6 +150,7 @@ def test_a_lost_expert_sends_the_run_back_to_its_checkpoint_and_no_further(nurse
     assert np.abs(np.subtract(losses(events), undisturbed[0])).max() < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faults", ["5:kill:0;5@transfer:kill:2", "1@transfer:kill:0", "1@plan:kill:3"])
 def test_a_death_while_all_go_back_sends_all_back_again(nursery, undisturbed, faults):
     events = list(Trainer(settings(workers=4, slots=2, placement="compact", faults=faults)).run(nursery))
@@ -184,6 +188,7 @@ def test_too_few_slots_among_the_living_end_the_run_with_what_to_do(nursery):
         list(Trainer(settings(faults="3:kill:0+1")).run(nursery))
 
 
+@pytest.mark.slow
 def test_too_few_slots_among_the_living_wait_for_those_who_come(nursery, undisturbed):
     events = list(Trainer(settings(faults="3:kill:0+1;t=0.0:add:1;t=4.0:add:2", join_wait_s=3600.0)).run(nursery))
     same_trajectory(events, undisturbed)
