@@ -9,6 +9,7 @@ from llmsys.cli._options import one_of
 
 __all__ = [
     "AuditEvery",
+    "Balance",
     "BalanceWeight",
     "Batch",
     "CkptEvery",
@@ -21,8 +22,10 @@ __all__ = [
     "LoadWindow",
     "Mapping",
     "Model",
+    "NormTopK",
     "Number",
     "OnNan",
+    "Optimizer",
     "Out",
     "RebalanceAt",
     "RebalanceEvery",
@@ -51,7 +54,23 @@ TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Experts per to
 Seq = Annotated[int, typer.Option("--seq", min=1, help="Bytes in a sequence.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Sequences in a step, whatever the number of workers.")]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Steps in all, those before --resume included.")]
-LearningRate = Annotated[float, typer.Option("--lr", min=0.0, help="Learning rate of AdamW.")]
+LearningRate = Annotated[float, typer.Option("--lr", min=0.0, help="Learning rate of the optimizer.")]
+Optimizer = Annotated[
+    str,
+    typer.Option("--optimizer", help="adamw, or sgd (momentum 0.9, no decay).", callback=one_of("adamw", "sgd")),
+]
+Balance = Annotated[
+    str | None,
+    typer.Option(
+        "--balance",
+        help="What evens experts out: a loss, or a bias on the choice (DeepSeek-V3); default the model's.",
+        callback=one_of("loss", "bias"),
+    ),
+]
+NormTopK = Annotated[
+    bool | None,
+    typer.Option("--norm-topk/--no-norm-topk", help="Let a token's gates sum to 1; default the model's."),
+]
 BalanceWeight = Annotated[float, typer.Option("--balance-weight", min=0.0, help="Weight of the balance loss.")]
 Number = Annotated[
     str,

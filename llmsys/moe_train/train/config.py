@@ -18,6 +18,7 @@ class RunIdentity(msgspec.Struct, frozen=True):
     batch: int
     lr: float
     balance_weight: float
+    optimizer: str = "adamw"
 
 
 class RunConfig(msgspec.Struct, frozen=True):
@@ -29,6 +30,7 @@ class RunConfig(msgspec.Struct, frozen=True):
     seq: int = 256
     batch: int = 32
     lr: float = 1e-3
+    optimizer: str = "adamw"
     balance_weight: float = 0.01
     seed: int = 0
     dtype: str = "float32"
@@ -55,5 +57,13 @@ class RunConfig(msgspec.Struct, frozen=True):
     def identity(self, corpus: str) -> RunIdentity:
         """What of this run decides its trajectory; `corpus` is the text's digest."""
         return RunIdentity(
-            self.model, corpus, self.seed, self.dtype, self.seq, self.batch, self.lr, self.balance_weight
+            self.model,
+            corpus,
+            self.seed,
+            self.dtype,
+            self.seq,
+            self.batch,
+            self.lr,
+            self.balance_weight,
+            self.optimizer,
         )

@@ -151,7 +151,9 @@ class Replica:
 
     def _new_state(self) -> TrainingState:
         config = self.config
-        return TrainingState(config.model, seed=config.seed, dtype=self._dtype, lr=config.lr)
+        return TrainingState(
+            config.model, seed=config.seed, dtype=self._dtype, lr=config.lr, optimizer=config.optimizer
+        )
 
 
 def odd_one_out(digests: list[list[int]]) -> tuple[int, int] | None:

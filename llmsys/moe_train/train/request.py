@@ -11,7 +11,7 @@ from llmsys.moe_train.train.shape import read_shape
 
 __all__ = ["run_config"]
 
-WORDED = ("model", "experts", "top_k", "faults", "join_wait", "heartbeat", "comm_timeout")
+WORDED = ("model", "experts", "top_k", "norm_topk", "balance", "faults", "join_wait", "heartbeat", "comm_timeout")
 
 
 def run_config(options: Mapping[str, object]) -> RunConfig:
@@ -28,7 +28,9 @@ def run_config(options: Mapping[str, object]) -> RunConfig:
     given = msgspec.convert({name: options[name] for name in WORDED}, _Worded)
     return msgspec.structs.replace(
         msgspec.convert(plain, RunConfig),
-        model=read_shape(given.model, experts=given.experts, top_k=given.top_k),
+        model=read_shape(
+            given.model, experts=given.experts, top_k=given.top_k, norm_topk=given.norm_topk, balance=given.balance
+        ),
         faults=faults_text(given.faults),
         join_wait_s=optional_seconds(given.join_wait, "--join-wait", 0.0),
         heartbeat_s=seconds_of(given.heartbeat, "--heartbeat"),
@@ -42,6 +44,8 @@ class _Worded(msgspec.Struct, frozen=True):
     model: str
     experts: int | None
     top_k: int | None
+    norm_topk: bool | None
+    balance: str | None
     faults: str
     join_wait: str | None
     heartbeat: str

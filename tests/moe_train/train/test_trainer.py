@@ -3,6 +3,7 @@
 import os
 import signal
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -113,6 +114,20 @@ def test_deaths_joins_and_notices_change_no_loss(nursery, undisturbed, faults, l
     end = same_trajectory(events, undisturbed)
 
     assert left - {"4", "5"} <= set(end["survivor_pids"]) <= left
+
+
+def test_dropout_a_balance_bias_and_sgd_take_the_same_steps_whoever_dies(nursery):
+    shape = msgspec.structs.replace(SMALL, dropout=0.2, balance="bias")
+    calm, stormy = (
+        list(Trainer(msgspec.structs.replace(settings(**changes), model=shape, optimizer="sgd", lr=0.5)).run(nursery))
+        for changes in (
+            {"workers": 1, "slots": 4, "min_replicas": 1},
+            {"workers": 4, "min_replicas": 3, "faults": "3:kill:1;5@apply:kill:2"},
+        )
+    )
+
+    assert np.abs(np.subtract(losses(calm), losses(stormy))).max() < TOLERANCE
+    assert steps(stormy) == list(range(1, STEPS + 1))
 
 
 def test_a_worker_that_was_given_notice_hands_over_what_only_it_holds(nursery, undisturbed):
