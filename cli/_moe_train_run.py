@@ -18,6 +18,7 @@ from llmsys.cli._moe_train_run_options import (
     Heartbeat,
     JoinWait,
     LearningRate,
+    LoadsOut,
     LoadWindow,
     Mapping,
     Model,
@@ -31,9 +32,12 @@ from llmsys.cli._moe_train_run_options import (
     Resume,
     RunDirectory,
     Seq,
+    Spares,
+    Speedup,
     Steps,
     Text,
     TopK,
+    Trace,
     Workers,
     WorkerThreads,
 )
@@ -63,6 +67,7 @@ def run(
     balance_weight: BalanceWeight = 0.01,
     dtype: Number = "float32",
     workers: Workers = 4,
+    spares: Spares = 0,
     slots: opt.Slots = 4,
     min_replicas: opt.MinReplicas = 2,
     placement: opt.Placement = "best",
@@ -72,6 +77,8 @@ def run(
     rebalance_every: RebalanceEvery = 200,
     rebalance_at: RebalanceAt = 1.25,
     faults: Faults = "",
+    trace: Trace = None,
+    speedup: Speedup = 600.0,
     join_wait: JoinWait = None,
     heartbeat: Heartbeat = "1s",
     comm_timeout: CommTimeout = "20s",
@@ -80,6 +87,7 @@ def run(
     out: Out = None,
     ckpt_every: CkptEvery = 250,
     resume: Resume = None,
+    loads_out: LoadsOut = None,
     chrome_trace: ChromeTrace = None,
     seed: Seed = 0,
     threads: WorkerThreads = 1,
@@ -89,7 +97,7 @@ def run(
 
     Example: llmsys moe-train run --workers 4 --steps 300 --faults '40:kill:2;90:kill:0+3;150:add:2' --out run
     """
-    options = dict(locals())  # thirty of them, all the configuration's
+    options = dict(locals())  # forty of them, all the configuration's
     from llmsys.moe_train.train import Trainer, run_config
 
     trainer = Trainer(run_config(options))

@@ -20,6 +20,7 @@ __all__ = [
     "JoinWait",
     "LearningRate",
     "LoadWindow",
+    "LoadsOut",
     "Mapping",
     "Model",
     "NormTopK",
@@ -32,9 +33,12 @@ __all__ = [
     "Resume",
     "RunDirectory",
     "Seq",
+    "Spares",
+    "Speedup",
     "Steps",
     "Text",
     "TopK",
+    "Trace",
     "WorkerThreads",
     "Workers",
 ]
@@ -81,6 +85,7 @@ Number = Annotated[
     ),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Worker processes to begin with.")]
+Spares = Annotated[int, typer.Option("--spares", min=0, help="Workers that wait, ready to take a dead one's place.")]
 WorkerThreads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of each worker.")]
 Mapping = Annotated[
     str,
@@ -102,6 +107,22 @@ Faults = Annotated[
         metavar="SPEC",
         help="Faults on purpose, by ';', or a file of them, - is stdin: STEP:kill:W[+W], STEP:stop:W, STEP:notice:W, "
         "STEP:add:K, STEP:slow:W:FACTOR, STEP@SITE:kill:W, t=SECONDS:kill:W.",
+    ),
+]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        metavar="F",
+        exists=True,
+        help="Availability trace as `simulate` reads: its nodes are the workers, at most --workers at once.",
+    ),
+]
+Speedup = Annotated[float, typer.Option("--speedup", min=1e-3, help="Seconds of --trace that pass in one of the run.")]
+LoadsOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--loads-out", metavar="F", help="Write the average tokens per expert, as `plan` and `simulate` read."
     ),
 ]
 JoinWait = Annotated[

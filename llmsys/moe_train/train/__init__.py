@@ -23,6 +23,7 @@ from llmsys.moe_train.train.state import OPTIMIZERS, Gradients, TrainingState, e
 from llmsys.moe_train.train.step import Assignment, Stepper
 from llmsys.moe_train.train.supervisor import Event, Supervisor
 from llmsys.moe_train.train.timeline import run_spans
+from llmsys.moe_train.train.trace_faults import follow_ticks, trace_faults
 from llmsys.moe_train.train.train_bench import bench_train
 from llmsys.moe_train.train.trainer import Trainer
 
@@ -69,6 +70,7 @@ __all__ = [
     "export_model",
     "faults_text",
     "find_transfer",
+    "follow_ticks",
     "fresh_expert",
     "fresh_expert_state",
     "is_mixtral",
@@ -84,6 +86,7 @@ __all__ = [
     "share",
     "step_windows",
     "sum_segments",
+    "trace_faults",
     "whole_state",
     "writers",
 ]

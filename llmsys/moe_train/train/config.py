@@ -35,6 +35,7 @@ class RunConfig(msgspec.Struct, frozen=True):
     seed: int = 0
     dtype: str = "float32"
     workers: int = 4
+    spares: int = 0
     slots: int = 4
     min_replicas: int = 2
     placement: str = "best"
@@ -52,6 +53,7 @@ class RunConfig(msgspec.Struct, frozen=True):
     out: str | None = None
     resume: str | None = None
     faults: str = ""
+    loads_out: str | None = None
     threads: int = 1
 
     def identity(self, corpus: str) -> RunIdentity:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llmsys.errors import LlmsysError, UsageFault
+from llmsys.moe_train.loads import read_loads
 from llmsys.moe_train.train import SITES, ModelShape, RunConfig, Trainer, newest_checkpoint
 
 STEPS = 10
@@ -138,6 +139,25 @@ def test_a_worker_that_was_given_notice_hands_over_what_only_it_holds(nursery, u
     assert named(events, "fallback") == []
     assert named(events, "detect") == []
     assert named(events, "reconfigure")[-1]["moves"] > 0
+
+
+def test_a_spare_takes_the_place_of_the_dead_in_the_same_change(nursery, undisturbed):
+    events = list(Trainer(settings(workers=3, slots=4, spares=1, faults="4:kill:1")).run(nursery))
+    end = same_trajectory(events, undisturbed)
+    changed = next(event for event in named(events, "reconfigure") if event["epoch"] > 1)
+
+    assert [event["worker"] for event in named(events, "join")] == [3]
+    assert changed["workers"] == 3
+    assert set(end["survivor_pids"]) == {"0", "2", "3"}
+
+
+def test_the_loads_of_a_run_are_what_the_planner_reads(nursery, tmp_path):
+    out = tmp_path / "loads.jsonl"
+    list(Trainer(settings(steps=3, loads_out=str(out))).run(nursery))
+    table = read_loads(out)
+
+    assert table.loads.sum(axis=1).tolist() == pytest.approx([6 * 16 * 1000] * 2, abs=4)
+    assert table.state_bytes == (3 * 2 * 16 * 16 * 8,) * 2
 
 
 def test_a_kill_from_outside_is_like_any_other(nursery, undisturbed):
