@@ -259,8 +259,10 @@ class Supervisor:
         change.interrupt_s = started - change.began_s
         staying = sorted(self._members - self._leaving) or sorted(self._members)
         decided = max(answer.decided for answer in change.stopped.values())
-        if self._restoring is None:
-            self._report_missed(decided)
+        # a step may have been decided without anyone left to tell: those who know have just said so
+        missed = change.report_of(decided) if self._restoring is None else None
+        if missed is not None:
+            self._stepped(missed)
         restore = None
         try:
             plan = self._planner.plan(staying)
@@ -343,13 +345,6 @@ class Supervisor:
         )
         self._step = step
         return path, step
-
-    def _report_missed(self, decided: int) -> None:
-        """A step may have been decided without anyone left to tell: those who know have just said so."""
-        assert self._change is not None
-        report = self._change.report_of(decided)
-        if report is not None:
-            self._stepped(report)
 
     def _stepped(self, report: StepReport) -> None:
         if report.step <= self._step:
