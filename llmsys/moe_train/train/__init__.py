@@ -1,6 +1,7 @@
 """Training that goes on in the same processes when workers die or join: the run side of `llmsys moe-train`."""
 
 from llmsys.moe_train.train.board import Board
+from llmsys.moe_train.train.calibration import bench_calibrate, fit_cost
 from llmsys.moe_train.train.checkpoint import Checkpoint, newest_checkpoint, writers
 from llmsys.moe_train.train.communicator import Communicator
 from llmsys.moe_train.train.config import RunConfig, RunIdentity
@@ -58,6 +59,7 @@ __all__ = [
     "Trainer",
     "TrainingState",
     "Transfer",
+    "bench_calibrate",
     "bench_recover",
     "bench_train",
     "cut_route",
@@ -70,6 +72,7 @@ __all__ = [
     "export_model",
     "faults_text",
     "find_transfer",
+    "fit_cost",
     "follow_ticks",
     "fresh_expert",
     "fresh_expert_state",
