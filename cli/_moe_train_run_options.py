@@ -16,6 +16,7 @@ __all__ = [
     "CommTimeout",
     "Experts",
     "Faults",
+    "GradCodec",
     "Heartbeat",
     "JoinWait",
     "LearningRate",
@@ -39,6 +40,7 @@ __all__ = [
     "Text",
     "TopK",
     "Trace",
+    "TransferCodec",
     "WorkerThreads",
     "Workers",
 ]
@@ -123,6 +125,21 @@ LoadsOut = Annotated[
     Path | None,
     typer.Option(
         "--loads-out", metavar="F", help="Write the average tokens per expert, as `plan` and `simulate` read."
+    ),
+]
+GradCodec = Annotated[
+    str,
+    typer.Option(
+        "--grad-codec",
+        help="Gradients between workers: none (exact), tq or tq:BITS a number (lossy: losses then depend on who dies).",
+    ),
+]
+TransferCodec = Annotated[
+    str,
+    typer.Option(
+        "--transfer-codec",
+        help="Expert states between workers: none, or lossless (fewer bytes, more seconds).",
+        callback=one_of("none", "lossless"),
     ),
 ]
 JoinWait = Annotated[

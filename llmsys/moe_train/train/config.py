@@ -19,6 +19,7 @@ class RunIdentity(msgspec.Struct, frozen=True):
     lr: float
     balance_weight: float
     optimizer: str = "adamw"
+    grad_codec: str = "none"
 
 
 class RunConfig(msgspec.Struct, frozen=True):
@@ -31,6 +32,8 @@ class RunConfig(msgspec.Struct, frozen=True):
     batch: int = 32
     lr: float = 1e-3
     optimizer: str = "adamw"
+    grad_codec: str = "none"
+    transfer_codec: str = "none"
     balance_weight: float = 0.01
     seed: int = 0
     dtype: str = "float32"
@@ -68,4 +71,5 @@ class RunConfig(msgspec.Struct, frozen=True):
             self.lr,
             self.balance_weight,
             self.optimizer,
+            self.grad_codec,
         )

@@ -61,7 +61,8 @@ class Replica:
             self._follow(order)
             self._welcome(order)
             empty = torch.zeros(0, expert_numbers(self.config.model), dtype=self._dtype)
-            fetch_experts(order.moves, self._expert, empty, self._comm, self._extras)
+            codec = self.config.transfer_codec
+            fetch_experts(order.moves, self._expert, empty, self._comm, self._extras, codec=codec)
             self._install(assigned)
         self._assigned = assigned
 

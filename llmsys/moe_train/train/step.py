@@ -150,7 +150,12 @@ class Stepper:
         dense, experts = state.gradients()
         keys, groups = assigned.segments(self.config.model.experts)
         everyone = list(range(self.comm.size))
-        summed = sum_segments([dense, *(experts.get(key) for key in keys)], [everyone, *groups], self.comm)
+        summed = sum_segments(
+            [dense, *(experts.get(key) for key in keys)],
+            [everyone, *groups],
+            self.comm,
+            codec=self.config.grad_codec,
+        )
         return Gradients(summed[0], dict(zip([key for key in keys if key in experts], summed[1:], strict=True)))
 
     def _report(self, step: int, losses: tuple[float, float], routes: list[Route], *, skipped: bool) -> StepReport:

@@ -131,6 +131,29 @@ def test_dropout_a_balance_bias_and_sgd_take_the_same_steps_whoever_dies(nursery
     assert steps(stormy) == list(range(1, STEPS + 1))
 
 
+def test_expert_states_that_travel_coded_arrive_as_they_were(nursery, undisturbed):
+    config = settings(workers=4, slots=2, placement="compact", faults="4:notice:0", transfer_codec="lossless")
+    events = list(Trainer(config).run(nursery))
+    same_trajectory(events, undisturbed)
+
+    assert sum(event["moves"] for event in named(events, "reconfigure")) > 0
+
+
+@pytest.mark.slow
+def test_gradients_that_travel_coded_train_all_workers_alike(nursery, undisturbed):
+    """The audit after four and eight steps finds equal copies; the losses are near the exact ones, and not equal."""
+    events = list(Trainer(settings(workers=3, grad_codec="tq:8")).run(nursery))
+    difference = np.abs(np.subtract(losses(events), undisturbed[0])).max()
+
+    assert 1e-6 < difference < 0.5
+
+
+@pytest.mark.parametrize("name", ["tq:99", "tq:x", "zip", "lossless"])
+def test_an_unknown_gradient_codec_is_refused(name):
+    with pytest.raises(UsageFault, match="expected none, tq or tq:BITS"):
+        Trainer(settings(grad_codec=name))
+
+
 def test_a_worker_that_was_given_notice_hands_over_what_only_it_holds(nursery, undisturbed):
     config = settings(workers=4, slots=2, placement="compact", faults="4:notice:0")
     events = list(Trainer(config).run(nursery))
