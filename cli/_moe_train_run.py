@@ -101,7 +101,13 @@ def run(
 
     Example: llmsys moe-train run --workers 4 --steps 300 --faults '40:kill:2;90:kill:0+3;150:add:2' --out run
     """
-    options = dict(locals())  # forty of them, all the configuration's
+    events = _told(dict(locals()), steps)  # forty of them, all the configuration's
+    if chrome_trace is not None:
+        _draw(events, chrome_trace)
+
+
+def _told(options: dict[str, object], steps: int) -> "list[Event]":
+    """Every event of the run, written as it happens."""
     from llmsys.moe_train.train import Trainer, run_config
 
     trainer = Trainer(run_config(options))
@@ -113,8 +119,7 @@ def run(
             written.write(event)
             events.append(event)
             advance(int(event["event"] == "step"))
-    if chrome_trace is not None:
-        _draw(events, chrome_trace)
+    return events
 
 
 def _draw(events: "list[Event]", path: Path) -> None:
