@@ -272,3 +272,19 @@ def test_a_place_that_is_taken_is_not_exported_to(finished, tmp_path):
 
     assert run.returncode == 1
     assert str(tmp_path) in run.stderr
+
+
+@pytest.mark.slow
+def test_a_traced_run_with_spares_writes_loads_that_plan_reads(tmp_path):
+    trace, loads = tmp_path / "spot.csv", tmp_path / "loads.jsonl"
+    trace.write_text("0,add,a\n0,add,b\n6000,remove,a\n")
+    options = ("--trace", trace, "--speedup", 60000, "--spares", 1, "--loads-out", loads, "--optimizer", "sgd")
+    kinds = ("--lr", 0.1, "--balance", "bias", "--no-norm-topk", "--transfer-codec", "lossless")
+    events = trained("--steps", 8, "--workers", 2, "--slots", 4, *options, *kinds)
+    plan = llmsys("plan", loads, "--nodes", 3, "--slots", 4)
+
+    assert len(events[0]["spares"]) == 1
+    assert [event["worker"] for event in named(events, "fault")] == [0]
+    assert [event["worker"] for event in named(events, "join")][:1] == [2]
+    assert [event["step"] for event in named(events, "step")] == list(range(1, 9))
+    assert json.loads(plan.stdout.splitlines()[-1])["event"] == "model"

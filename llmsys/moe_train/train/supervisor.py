@@ -65,7 +65,7 @@ class Supervisor:
         self.config = config
         self.phase = "starting"
         self._restore, self._first = restore, step
-        self._began_s = time.monotonic()
+        self._began_s = self._clock_s = time.monotonic()
         self._events: list[Event] = []
         self._planner = Planner(config)
         self._rebalancer = Rebalancer(config, self._planner)
@@ -143,9 +143,10 @@ class Supervisor:
                 self._died(worker, said)
 
     def _tick(self) -> None:
-        """What time brings: faults by the clock, joiners whose wait is over, the end once all is saved."""
-        for fault in self._faults.due(time.monotonic() - self._began_s, self._step):
-            self._strike(fault)
+        """What time brings: faults by the clock since the start, joiners whose wait is over, the end of the last save."""
+        if self.phase != "starting":
+            for fault in self._faults.due(time.monotonic() - self._clock_s, self._step):
+                self._strike(fault)
         waited = time.monotonic() - self._join_since_s >= self.config.join_wait_s
         wanted = (self._joiners and not self._starting and waited) or self._leaving & self._members
         if self.phase == "running" and wanted:
@@ -161,6 +162,7 @@ class Supervisor:
             self._join_since_s = time.monotonic()
         if self.phase == "starting":
             if not self._starting | self._spares.starting:
+                self._clock_s = time.monotonic()
                 self._emit("start", pids=self._pids(self._joiners), **self._about())
                 self._begin()
             return
