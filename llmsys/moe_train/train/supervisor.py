@@ -143,7 +143,7 @@ class Supervisor:
                 self._died(worker, said)
 
     def _tick(self) -> None:
-        """What time brings: faults by the clock since the start, joiners whose wait is over, the end of the last save."""
+        """What time brings: faults by the clock, joiners whose wait is over, the end after the last save."""
         if self.phase != "starting":
             for fault in self._faults.due(time.monotonic() - self._clock_s, self._step):
                 self._strike(fault)
