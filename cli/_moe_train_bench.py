@@ -16,12 +16,16 @@ What = Annotated[
         "--what",
         help="plan (time, chances and balance of planners), dispatch (the table of who computes which token) or "
         "simulate (the paper's settings, and node events a minute), recover (from a kill to the next step, beside "
-        "restarts), train (what elasticity costs without faults, and grouped experts beside a loop).",
-        callback=one_of("plan", "dispatch", "simulate", "recover", "train"),
+        "restarts), train (what elasticity costs without faults, and grouped experts beside a loop), "
+        "calibrate (what a step, a change and a byte cost in a real run here).",
+        callback=one_of("plan", "dispatch", "simulate", "recover", "train", "calibrate"),
     ),
 ]
 Eplb = Annotated[Path | None, typer.Option("--eplb", metavar="F", help="DeepSeek's eplb.py, to run beside ours.")]
 Trace = Annotated[Path | None, typer.Option("--trace", metavar="F", help="Bamboo's p3 trace, for simulate.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="F", help="Of calibrate: costs for `simulate --cost`, as JSON.")
+]
 Runs = Annotated[int, typer.Option("--runs", min=1, help="Measured runs; medians are shown.")]
 
 
@@ -30,6 +34,7 @@ def bench(
     what: What = "plan",
     eplb: Eplb = None,
     trace: Trace = None,
+    out: Out = None,
     runs: Runs = 5,
     seed: Seed = 0,
     json: Json = False,
@@ -51,12 +56,24 @@ def bench(
 
         return bench_train(runs=runs, seed=seed)
 
+    def calibrate() -> BenchFound:
+        from llmsys.moe_train.sim import write_cost
+        from llmsys.moe_train.train import bench_calibrate
+
+        cost, found = bench_calibrate(runs=runs, seed=seed)
+        if out is not None:
+            write_cost(out, cost)
+        return found
+
+    if out is not None and what != "calibrate":
+        raise typer.BadParameter("only --what calibrate writes a file", param_hint="--out")
     found = {
         "plan": lambda: bench_plan(eplb=eplb, runs=runs, seed=seed),
         "dispatch": lambda: bench_dispatch(runs=runs, seed=seed),
         "simulate": lambda: bench_simulate(trace=trace, seed=seed),
         "recover": recover,
         "train": train,
+        "calibrate": calibrate,
     }[what]()
     if not json:
         table([target.row() for target in found.targets], title="targets", stderr=True)

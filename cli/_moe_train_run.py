@@ -8,29 +8,38 @@ import typer
 from llmsys.cli import _moe_train_options as opt
 from llmsys.cli._moe_train_run_options import (
     AuditEvery,
+    Balance,
     BalanceWeight,
     Batch,
     CkptEvery,
     CommTimeout,
     Experts,
     Faults,
+    GradCodec,
     Heartbeat,
     JoinWait,
     LearningRate,
+    LoadsOut,
     LoadWindow,
     Mapping,
     Model,
+    NormTopK,
     Number,
     OnNan,
+    Optimizer,
     Out,
     RebalanceAt,
     RebalanceEvery,
     Resume,
     RunDirectory,
     Seq,
+    Spares,
+    Speedup,
     Steps,
     Text,
     TopK,
+    Trace,
+    TransferCodec,
     Workers,
     WorkerThreads,
 )
@@ -50,13 +59,17 @@ def run(
     model: Model = "tiny",
     experts: Experts = None,
     top_k: TopK = None,
+    norm_topk: NormTopK = None,
     seq: Seq = 256,
     batch: Batch = 32,
     steps: Steps = 100,
     lr: LearningRate = 1e-3,
+    optimizer: Optimizer = "adamw",
+    balance: Balance = None,
     balance_weight: BalanceWeight = 0.01,
     dtype: Number = "float32",
     workers: Workers = 4,
+    spares: Spares = 0,
     slots: opt.Slots = 4,
     min_replicas: opt.MinReplicas = 2,
     placement: opt.Placement = "best",
@@ -66,7 +79,11 @@ def run(
     rebalance_every: RebalanceEvery = 200,
     rebalance_at: RebalanceAt = 1.25,
     faults: Faults = "",
+    trace: Trace = None,
+    speedup: Speedup = 600.0,
     join_wait: JoinWait = None,
+    grad_codec: GradCodec = "none",
+    transfer_codec: TransferCodec = "none",
     heartbeat: Heartbeat = "1s",
     comm_timeout: CommTimeout = "20s",
     audit_every: AuditEvery = 100,
@@ -74,6 +91,7 @@ def run(
     out: Out = None,
     ckpt_every: CkptEvery = 250,
     resume: Resume = None,
+    loads_out: LoadsOut = None,
     chrome_trace: ChromeTrace = None,
     seed: Seed = 0,
     threads: WorkerThreads = 1,
@@ -83,7 +101,13 @@ def run(
 
     Example: llmsys moe-train run --workers 4 --steps 300 --faults '40:kill:2;90:kill:0+3;150:add:2' --out run
     """
-    options = dict(locals())  # thirty of them, all the configuration's
+    events = _told(dict(locals()), steps)  # forty of them, all the configuration's
+    if chrome_trace is not None:
+        _draw(events, chrome_trace)
+
+
+def _told(options: dict[str, object], steps: int) -> "list[Event]":
+    """Every event of the run, written as it happens."""
     from llmsys.moe_train.train import Trainer, run_config
 
     trainer = Trainer(run_config(options))
@@ -95,8 +119,7 @@ def run(
             written.write(event)
             events.append(event)
             advance(int(event["event"] == "step"))
-    if chrome_trace is not None:
-        _draw(events, chrome_trace)
+    return events
 
 
 def _draw(events: "list[Event]", path: Path) -> None:

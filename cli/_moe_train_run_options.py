@@ -9,29 +9,38 @@ from llmsys.cli._options import one_of
 
 __all__ = [
     "AuditEvery",
+    "Balance",
     "BalanceWeight",
     "Batch",
     "CkptEvery",
     "CommTimeout",
     "Experts",
     "Faults",
+    "GradCodec",
     "Heartbeat",
     "JoinWait",
     "LearningRate",
     "LoadWindow",
+    "LoadsOut",
     "Mapping",
     "Model",
+    "NormTopK",
     "Number",
     "OnNan",
+    "Optimizer",
     "Out",
     "RebalanceAt",
     "RebalanceEvery",
     "Resume",
     "RunDirectory",
     "Seq",
+    "Spares",
+    "Speedup",
     "Steps",
     "Text",
     "TopK",
+    "Trace",
+    "TransferCodec",
     "WorkerThreads",
     "Workers",
 ]
@@ -51,7 +60,23 @@ TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Experts per to
 Seq = Annotated[int, typer.Option("--seq", min=1, help="Bytes in a sequence.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Sequences in a step, whatever the number of workers.")]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Steps in all, those before --resume included.")]
-LearningRate = Annotated[float, typer.Option("--lr", min=0.0, help="Learning rate of AdamW.")]
+LearningRate = Annotated[float, typer.Option("--lr", min=0.0, help="Learning rate of the optimizer.")]
+Optimizer = Annotated[
+    str,
+    typer.Option("--optimizer", help="adamw, or sgd (momentum 0.9, no decay).", callback=one_of("adamw", "sgd")),
+]
+Balance = Annotated[
+    str | None,
+    typer.Option(
+        "--balance",
+        help="What evens experts out: a loss, or a bias on the choice (DeepSeek-V3); default the model's.",
+        callback=one_of("loss", "bias"),
+    ),
+]
+NormTopK = Annotated[
+    bool | None,
+    typer.Option("--norm-topk/--no-norm-topk", help="Let a token's gates sum to 1; default the model's."),
+]
 BalanceWeight = Annotated[float, typer.Option("--balance-weight", min=0.0, help="Weight of the balance loss.")]
 Number = Annotated[
     str,
@@ -62,6 +87,7 @@ Number = Annotated[
     ),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Worker processes to begin with.")]
+Spares = Annotated[int, typer.Option("--spares", min=0, help="Workers that wait, ready to take a dead one's place.")]
 WorkerThreads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads of each worker.")]
 Mapping = Annotated[
     str,
@@ -83,6 +109,37 @@ Faults = Annotated[
         metavar="SPEC",
         help="Faults on purpose, by ';', or a file of them, - is stdin: STEP:kill:W[+W], STEP:stop:W, STEP:notice:W, "
         "STEP:add:K, STEP:slow:W:FACTOR, STEP@SITE:kill:W, t=SECONDS:kill:W.",
+    ),
+]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        metavar="F",
+        exists=True,
+        help="Availability trace as `simulate` reads: its nodes are the workers, at most --workers at once.",
+    ),
+]
+Speedup = Annotated[float, typer.Option("--speedup", min=1e-3, help="Seconds of --trace that pass in one of the run.")]
+LoadsOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--loads-out", metavar="F", help="Write the average tokens per expert, as `plan` and `simulate` read."
+    ),
+]
+GradCodec = Annotated[
+    str,
+    typer.Option(
+        "--grad-codec",
+        help="Gradients between workers: none (exact), tq or tq:BITS a number (lossy: losses then depend on who dies).",
+    ),
+]
+TransferCodec = Annotated[
+    str,
+    typer.Option(
+        "--transfer-codec",
+        help="Expert states between workers: none, or lossless (fewer bytes, more seconds).",
+        callback=one_of("none", "lossless"),
     ),
 ]
 JoinWait = Annotated[

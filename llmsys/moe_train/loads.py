@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsys.artifacts import read_records, source_name
+from llmsys.artifacts import read_records, replace_file, source_name
 from llmsys.errors import BadInput
 
-__all__ = ["LayerLoad", "LoadAverage", "LoadTable", "read_loads", "zipf_loads"]
+__all__ = ["LayerLoad", "LoadAverage", "LoadTable", "read_loads", "write_loads", "zipf_loads"]
 
 MEBIBYTE = 2**20
 STATE_MB = 63.0
@@ -61,6 +61,13 @@ def read_loads(
         raise BadInput(source_name(source), "no layer", 'a line {"layer":0,"load":[…]} per layer')
     state_bytes = tuple(round(layer.state_mb * MEBIBYTE) for layer in layers)
     return LoadTable(np.array([layer.load for layer in layers], np.int64), state_bytes)
+
+
+def write_loads(path: Path, loads: Ints, state_bytes: int) -> None:
+    """Write loads [L, E] of experts with `state_bytes` each as the file that `read_loads` reads."""
+    layers = (LayerLoad(layer, row, state_bytes / MEBIBYTE) for layer, row in enumerate(loads.tolist()))
+    with replace_file(path) as file:
+        file.writelines(msgspec.json.encode(layer) + b"\n" for layer in layers)
 
 
 def zipf_loads(layers: int, experts: int, *, seed: int = 0, tokens: int = 40_960, exponent: float = SKEW) -> Ints:

@@ -65,3 +65,24 @@ def test_train_compares_groups_with_a_loop_and_steps_with_a_plain_trainers():
 
     assert len(found["rows"]) + len(found["missing"]) == 4
     assert all(row["ms"] > 0 for row in found["rows"])
+
+
+@pytest.mark.slow
+def test_calibrate_writes_costs_that_simulate_reads(tmp_path):
+    run = bench("--what", "calibrate", "--runs", 1, "--out", tmp_path / "cost.json", "--json")
+    cost = json.loads((tmp_path / "cost.json").read_text())
+    options = ["--mtbf", "5m", "--horizon", "1h", "--nodes", "4", "--trials", "1", "--policies", "best", "--cost"]
+    command = [sys.executable, "-m", "llmsys", "moe-train", "simulate", *options, str(tmp_path / "cost.json")]
+    simulated = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    summary = json.loads(simulated.stdout.splitlines()[-1])
+
+    assert {row["what"]: row["measured"] for row in json.loads(run.stdout)["rows"]}["sample_s"] == cost["sample_s"]
+    assert summary["samples"] > 0
+    assert summary["goodput"] < 1 / cost["sample_s"] * 4
+
+
+def test_a_file_is_refused_where_nothing_writes_it(tmp_path):
+    run = bench("--what", "plan", "--out", tmp_path / "cost.json")
+
+    assert run.returncode == 2
+    assert b"only --what calibrate writes a file" in run.stderr

@@ -7,11 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.xdist_group("moe-train-run")  # the finished run is made once
 
 LLMSYS = str(Path(sys.executable).with_name("llmsys"))
 MODEL = json.dumps(
@@ -65,6 +66,7 @@ def test_a_run_tells_every_step_and_ends_with_its_survivors(finished):
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-000000008", "step-000000012"]
 
 
+@pytest.mark.slow
 def test_kills_joins_and_notices_change_no_loss(finished, tmp_path):
     faults = tmp_path / "faults.txt"
     faults.write_text("3:kill:1\n4:add:2\n6@vote:kill:0\n8:notice:2\n")
@@ -75,6 +77,7 @@ def test_kills_joins_and_notices_change_no_loss(finished, tmp_path):
     assert len(named(events, "join")) == 2
 
 
+@pytest.mark.slow
 def test_a_fault_list_may_come_from_stdin(finished):
     events = trained("--steps", 12, "--workers", 3, "--slots", 4, "--faults", "-", given="2:kill:2;3:kill:9")
 
@@ -83,9 +86,14 @@ def test_a_fault_list_may_come_from_stdin(finished):
 
 
 def follow(process):
-    """Events of a running command, one at a time."""
-    for line in process.stdout:
-        yield json.loads(line)
+    """Events of a running command, one at a time; it is killed after a minute."""
+    limit = threading.Timer(60.0, process.kill)
+    limit.start()
+    try:
+        for line in process.stdout:
+            yield json.loads(line)
+    finally:
+        limit.cancel()
 
 
 def test_a_worker_killed_from_outside_leaves_the_others_their_pids(finished):
@@ -106,6 +114,7 @@ def test_a_worker_killed_from_outside_leaves_the_others_their_pids(finished):
     assert change.keys() >= set(parts)
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_leaves_no_orphan_and_its_run_resumes(finished, tmp_path):
     settings = (*SIZES, "--workers", 2, "--slots", 4, "--ckpt-every", 4, "--out", tmp_path)
     run = command("run", *settings, "--steps", 1000)
@@ -132,6 +141,7 @@ def test_a_killed_supervisor_leaves_no_orphan_and_its_run_resumes(finished, tmp_
         assert losses(events) == pytest.approx(losses(finished[0])[step:], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_the_run_and_its_workers():
     run = command("run", *SIZES, "--steps", 100000, "--workers", 2, "--slots", 4)
     with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -147,6 +157,7 @@ def test_a_reader_that_goes_away_ends_the_run_and_its_workers():
     assert ended == [True, True]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_run_with_130_and_its_workers():
     run = command("run", *SIZES, "--steps", 100000, "--workers", 2, "--slots", 4)
     with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
@@ -174,6 +185,7 @@ def test_eval_prints_bits_per_byte_of_any_text(finished, tmp_path):
     assert all(3.0 < one["bits_per_byte"] < 7.5 for one in found)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_read(finished, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(finished[1], out)
@@ -220,12 +232,26 @@ def test_the_timeline_holds_every_step(finished):
     ("args", "code", "words"),
     [
         (("--faults", "3:explode:1"), 2, "--faults: '3:explode:1'; expected STEP:kill:W"),
-        (("--faults", "3@lunch:kill:1"), 2, "expected kill or stop at one of forward, dispatch"),
-        (("--workers", "2", "--slots", "1"), 65, "2 nodes with 1 slots each cannot hold 4 experts"),
-        (("--model", '{"layers":2,"colour":"red"}'), 65, "--model"),
-        (("--model", "gpt-xxl"), 65, "no model 'gpt-xxl'; expected one of tiny, gpt-s"),
-        (("--top-k", "9"), 2, "top_k 9 of 4 experts"),
-        (("--seq", "10000000"), 65, "bytes to train on; expected more than --seq 10000000"),
+        pytest.param(
+            ("--faults", "3@lunch:kill:1"),
+            2,
+            "expected kill or stop at one of forward, dispatch",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("--workers", "2", "--slots", "1"),
+            65,
+            "2 nodes with 1 slots each cannot hold 4 experts",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(("--model", '{"layers":2,"colour":"red"}'), 65, "--model", marks=pytest.mark.slow),
+        pytest.param(
+            ("--model", "gpt-xxl"), 65, "no model 'gpt-xxl'; expected one of tiny, gpt-s", marks=pytest.mark.slow
+        ),
+        pytest.param(("--top-k", "9"), 2, "top_k 9 of 4 experts", marks=pytest.mark.slow),
+        pytest.param(
+            ("--seq", "10000000"), 65, "bytes to train on; expected more than --seq 10000000", marks=pytest.mark.slow
+        ),
         (("--resume", "."), 65, "no whole checkpoint"),
     ],
 )
@@ -240,8 +266,25 @@ def test_what_cannot_run_is_refused_in_one_line_before_anything_starts(tmp_path,
     assert run.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_place_that_is_taken_is_not_exported_to(finished, tmp_path):
     run = llmsys("export", finished[1], tmp_path)
 
     assert run.returncode == 1
     assert str(tmp_path) in run.stderr
+
+
+@pytest.mark.slow
+def test_a_traced_run_with_spares_writes_loads_that_plan_reads(tmp_path):
+    trace, loads = tmp_path / "spot.csv", tmp_path / "loads.jsonl"
+    trace.write_text("0,add,a\n0,add,b\n6000,remove,a\n")
+    options = ("--trace", trace, "--speedup", 60000, "--spares", 1, "--loads-out", loads, "--optimizer", "sgd")
+    kinds = ("--lr", 0.1, "--balance", "bias", "--no-norm-topk", "--transfer-codec", "lossless")
+    events = trained("--steps", 8, "--workers", 2, "--slots", 4, *options, *kinds)
+    plan = llmsys("plan", loads, "--nodes", 3, "--slots", 4)
+
+    assert len(events[0]["spares"]) == 1
+    assert [event["worker"] for event in named(events, "fault")] == [0]
+    assert [event["worker"] for event in named(events, "join")][:1] == [2]
+    assert [event["step"] for event in named(events, "step")] == list(range(1, 9))
+    assert json.loads(plan.stdout.splitlines()[-1])["event"] == "model"

@@ -1,7 +1,7 @@
 """Training on nodes that come and go, simulated: real availability traces, a cost model, and a dozen policies."""
 
 from llmsys.moe_train.sim.bootstrap import extend_trace
-from llmsys.moe_train.sim.cost import MODELS, CostModel, ModelShape, read_cost
+from llmsys.moe_train.sim.cost import MODELS, CostModel, ModelShape, read_cost, write_cost
 from llmsys.moe_train.sim.engine import PHASES, Change, Pace, Policy, RunResult, simulate_run
 from llmsys.moe_train.sim.policies import POLICIES, chosen_policies
 from llmsys.moe_train.sim.session import PolicyOutcome, SimRequest, Summary, run_policies
@@ -30,4 +30,5 @@ __all__ = [
     "read_cost",
     "run_policies",
     "simulate_run",
+    "write_cost",
 ]

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import msgspec
 
+from llmsys.artifacts import replace_file
 from llmsys.errors import BadInput
 
-__all__ = ["MODELS", "CostModel", "ModelShape", "per_policy", "read_cost"]
+__all__ = ["MODELS", "CostModel", "ModelShape", "per_policy", "read_cost", "write_cost"]
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
@@ -77,6 +78,12 @@ class CostModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def transfer_s(self, sent_bytes: int) -> float:
         """Seconds to send so many bytes over one node's link."""
         return sent_bytes * 8 / (self.link_gbps * 1e9)
+
+
+def write_cost(path: Path, cost: CostModel) -> None:
+    """Write costs as the file that `read_cost` reads."""
+    with replace_file(path) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(cost)) + b"\n")
 
 
 def per_policy(value: float | Mapping[str, float], policy: str, default: float) -> float:

@@ -1,10 +1,12 @@
 """Training that goes on in the same processes when workers die or join: the run side of `llmsys moe-train`."""
 
 from llmsys.moe_train.train.board import Board
+from llmsys.moe_train.train.calibration import bench_calibrate, fit_cost
 from llmsys.moe_train.train.checkpoint import Checkpoint, newest_checkpoint, writers
 from llmsys.moe_train.train.communicator import Communicator
 from llmsys.moe_train.train.config import RunConfig, RunIdentity
 from llmsys.moe_train.train.corpus import Corpus, evaluation_text, read_corpus, share, step_windows
+from llmsys.moe_train.train.dropout import SampleDropout
 from llmsys.moe_train.train.evaluation import Evaluation, evaluate, open_run, whole_state
 from llmsys.moe_train.train.experts import ExpertBank, expert_products
 from llmsys.moe_train.train.export import export_model, is_mixtral
@@ -18,14 +20,16 @@ from llmsys.moe_train.train.recover_bench import bench_recover
 from llmsys.moe_train.train.request import run_config
 from llmsys.moe_train.train.routing import Route, cut_route, exchange, plan_route
 from llmsys.moe_train.train.shape import PRESETS, ModelShape, read_shape
-from llmsys.moe_train.train.state import Gradients, TrainingState, expert_numbers, fresh_expert_state
+from llmsys.moe_train.train.state import OPTIMIZERS, Gradients, TrainingState, expert_numbers, fresh_expert_state
 from llmsys.moe_train.train.step import Assignment, Stepper
 from llmsys.moe_train.train.supervisor import Event, Supervisor
 from llmsys.moe_train.train.timeline import run_spans
+from llmsys.moe_train.train.trace_faults import follow_ticks, trace_faults
 from llmsys.moe_train.train.train_bench import bench_train
 from llmsys.moe_train.train.trainer import Trainer
 
 __all__ = [
+    "OPTIMIZERS",
     "PRESETS",
     "SITES",
     "Assignment",
@@ -48,12 +52,14 @@ __all__ = [
     "Route",
     "RunConfig",
     "RunIdentity",
+    "SampleDropout",
     "StepContext",
     "Stepper",
     "Supervisor",
     "Trainer",
     "TrainingState",
     "Transfer",
+    "bench_calibrate",
     "bench_recover",
     "bench_train",
     "cut_route",
@@ -66,6 +72,8 @@ __all__ = [
     "export_model",
     "faults_text",
     "find_transfer",
+    "fit_cost",
+    "follow_ticks",
     "fresh_expert",
     "fresh_expert_state",
     "is_mixtral",
@@ -81,6 +89,7 @@ __all__ = [
     "share",
     "step_windows",
     "sum_segments",
+    "trace_faults",
     "whole_state",
     "writers",
 ]

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
-from llmsys.moe_train.train.messages import Ready, Stopped
+from llmsys.moe_train.train.messages import Ready, StepReport, Stopped
 from llmsys.moe_train.train.planner import Transfer
 
 __all__ = ["Change"]
@@ -45,6 +45,11 @@ class Change:
         """A worker that may have answered is dead."""
         self.awaited.discard(worker)
         self.stopped.pop(worker, None)
+
+    def report_of(self, decided: int) -> StepReport | None:
+        """The report of a step, where a worker has told it."""
+        told = (answer.report for answer in self.stopped.values() if answer.decided == decided)
+        return next((report for report in told if report is not None and report.step == decided), None)
 
     def planned(self, transfer: Transfer, started_s: float) -> None:
         """The plan stands."""

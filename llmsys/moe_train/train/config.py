@@ -18,6 +18,8 @@ class RunIdentity(msgspec.Struct, frozen=True):
     batch: int
     lr: float
     balance_weight: float
+    optimizer: str = "adamw"
+    grad_codec: str = "none"
 
 
 class RunConfig(msgspec.Struct, frozen=True):
@@ -29,10 +31,14 @@ class RunConfig(msgspec.Struct, frozen=True):
     seq: int = 256
     batch: int = 32
     lr: float = 1e-3
+    optimizer: str = "adamw"
+    grad_codec: str = "none"
+    transfer_codec: str = "none"
     balance_weight: float = 0.01
     seed: int = 0
     dtype: str = "float32"
     workers: int = 4
+    spares: int = 0
     slots: int = 4
     min_replicas: int = 2
     placement: str = "best"
@@ -50,10 +56,20 @@ class RunConfig(msgspec.Struct, frozen=True):
     out: str | None = None
     resume: str | None = None
     faults: str = ""
+    loads_out: str | None = None
     threads: int = 1
 
     def identity(self, corpus: str) -> RunIdentity:
         """What of this run decides its trajectory; `corpus` is the text's digest."""
         return RunIdentity(
-            self.model, corpus, self.seed, self.dtype, self.seq, self.batch, self.lr, self.balance_weight
+            self.model,
+            corpus,
+            self.seed,
+            self.dtype,
+            self.seq,
+            self.batch,
+            self.lr,
+            self.balance_weight,
+            self.optimizer,
+            self.grad_codec,
         )

@@ -1,7 +1,7 @@
 """A checkpoint as a model directory with Mixtral's names, which transformers loads where the architecture is Mixtral's.
 
-That is the case for `swiglu`, `norm_topk` and a mixture in every layer; other models get the same names for what they
-have and a `model_type` that nobody else claims. Knows no training.
+That is the case for `swiglu`, `norm_topk`, a mixture in every layer and no balance bias; other models get the same
+names for what they have and a `model_type` that nobody else claims. Knows no training.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ ATTENTION = ("q", "k", "v", "o")
 
 def is_mixtral(shape: ModelShape) -> bool:
     """Whether transformers' Mixtral computes the same."""
-    return shape.act == "swiglu" and shape.norm_topk and shape.moe_every == 1
+    return shape.act == "swiglu" and shape.norm_topk and shape.moe_every == 1 and shape.balance == "loss"
 
 
 def export_model(checkpoint: Checkpoint, out: Path) -> int:
@@ -53,6 +53,8 @@ def _renamed(checkpoint: Checkpoint, shape: ModelShape) -> Iterator[tuple[str, T
                 yield f"{there}mlp.{name}.weight", matrix.t().contiguous()
             continue
         yield there + "block_sparse_moe.gate.weight", checkpoint.tensor(here + "mixture.router.weight")
+        if shape.balance == "bias":
+            yield there + "block_sparse_moe.gate.bias", checkpoint.tensor(here + "mixture.bias")
         mixture = shape.mixtures.index(layer)
         for expert in range(shape.experts):
             for name, *_ in shape.matrices:

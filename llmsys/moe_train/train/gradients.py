@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llmsys.moe_train.train.coding import coded, decoded, exchange_blobs
 from llmsys.moe_train.train.communicator import Communicator
 
 __all__ = ["sum_segments"]
@@ -36,11 +37,14 @@ class _Segment:
         return len(self.part) * place // count, len(self.part) * (place + 1) // count
 
 
-def sum_segments(mine: Sequence[Tensor | None], holders: Sequence[Sequence[int]], comm: Communicator) -> list[Tensor]:
+def sum_segments(
+    mine: Sequence[Tensor | None], holders: Sequence[Sequence[int]], comm: Communicator, *, codec: str = "none"
+) -> list[Tensor]:
     """The sums of the segments that this rank holds, in their order.
 
     `mine[s]`: this rank's gradient of segment s, one-dimensional and of one type throughout, None where it is no
-    holder; `holders[s]`: the ranks that hold it, ascending, the same on all ranks. Raises EpochChanged where a peer is
+    holder; `holders[s]`: the ranks that hold it, ascending, the same on all ranks. `codec`: `tq[:BITS]` loses precision
+    on the way; every holder still gets the same bits. Raises EpochChanged where a peer is
     lost, ValueError where a gradient and its holders disagree.
     """
     rank, peers = comm.rank, range(comm.size)
@@ -56,23 +60,40 @@ def sum_segments(mine: Sequence[Tensor | None], holders: Sequence[Sequence[int]]
         [[segment.shard(peer) for segment in shared[peer]] for peer in peers],
         [[segment.size(rank) for segment in shared[peer]] for peer in peers],
         comm,
+        codec,
     )
     sums = {id(segment): _added([next(shards[peer]) for peer in segment.places]) for segment in held}
     returned = _exchanged(
         [[sums[id(segment)] for segment in shared[peer]] for peer in peers],
         [[segment.size(peer) for segment in shared[peer]] for peer in peers],
         comm,
+        codec,
     )
     return [torch.cat([next(returned[peer]) for peer in segment.places]) for segment in held]
 
 
-def _exchanged(outgoing: list[list[Tensor]], sizes: list[list[int]], comm: Communicator) -> list[Iterator[Tensor]]:
+def _exchanged(
+    outgoing: list[list[Tensor]], sizes: list[list[int]], comm: Communicator, codec: str
+) -> list[Iterator[Tensor]]:
     """The pieces that every peer sent, of the sizes expected of it, in order."""
+    if codec != "none":
+        return _exchanged_coded(outgoing, [len(row) for row in sizes], comm, codec)
     pieces = [piece for row in outgoing for piece in row]
     sent = torch.cat(pieces) if pieces else torch.zeros(0)
     received = comm.all_to_all_v(sent, [sum(map(len, row)) for row in outgoing], [sum(row) for row in sizes])
     by_peer = torch.split(received, [sum(row) for row in sizes])
     return [iter(torch.split(part, row)) for part, row in zip(by_peer, sizes, strict=True)]
+
+
+def _exchanged_coded(
+    outgoing: list[list[Tensor]], counts: list[int], comm: Communicator, codec: str
+) -> list[Iterator[Tensor]]:
+    """As `_exchanged`, but each piece as one blob, coded once whoever gets it: all decode the same."""
+    unique = {id(piece): piece for row in outgoing for piece in row}
+    blobs = {key: coded(piece, codec) for key, piece in unique.items()}
+    came = exchange_blobs([[blobs[id(piece)] for piece in row] for row in outgoing], counts, comm)
+    dtype = next((piece.dtype for piece in unique.values()), torch.float32)
+    return [iter([decoded(blob, dtype) for blob in row]) for row in came]
 
 
 def _added(parts: list[Tensor]) -> Tensor:

@@ -22,14 +22,15 @@ __all__ = ["MoELayer", "StepContext"]
 @dataclass(slots=True)
 class StepContext:
     """What every layer of one forward pass shares: the group, the splits [E, N] per mixture (columns by rank), the
-    tokens of all ranks, what to call between routing and sending. What the layers leave: this rank's part of the
-    balance loss, and the routes.
+    tokens of all ranks, what to call between routing and sending, the dropout. What the layers leave: this
+    rank's part of the balance loss, and the routes.
     """
 
     comm: Communicator
     splits: tuple[NDArray[np.float64], ...]
     tokens: int
     on_dispatch: Callable[[], None] = field(default=lambda: None)
+    drop: Callable[[Tensor, int], Tensor] = field(default=lambda x, _: x)
     balance_loss: Tensor = field(default_factory=lambda: torch.zeros(()))
     routes: list[Route] = field(default_factory=list)
 
@@ -42,12 +43,15 @@ class MoELayer(nn.Module):
         self.shape = shape
         self.router = nn.Linear(shape.d_model, shape.experts, bias=False)
         self.bank = ExpertBank(shape)
+        if shape.balance == "bias":
+            self.register_buffer("bias", torch.zeros(shape.experts))
 
     def forward(self, x: Tensor, context: StepContext) -> Tensor:
         """x [n, d_model] of this rank; returns the same shape. Raises EpochChanged where a peer is lost."""
         shape = self.shape
         chances = torch.softmax(self.router(x), dim=-1)
-        gates, chosen = torch.topk(chances, shape.top_k, dim=-1)
+        chosen = torch.topk(self._appeal(chances.detach()), shape.top_k, dim=-1).indices
+        gates = chances.gather(-1, chosen)
         if shape.norm_topk:
             gates = gates / gates.sum(dim=-1, keepdim=True)
         split = context.splits[len(context.routes)]
@@ -60,6 +64,11 @@ class MoELayer(nn.Module):
         back = exchange(computed, context.comm, route.receive, route.send)
         copies = back[torch.argsort(route.order)].view(len(x), shape.top_k, shape.d_model)
         return (copies * gates[..., None]).sum(dim=1)
+
+    def _appeal(self, chances: Tensor) -> Tensor:
+        """What experts are chosen by: their probabilities, and the bias where there is one."""
+        bias = self.get_buffer("bias") if self.shape.balance == "bias" else None
+        return chances if bias is None else chances + bias
 
     def _balance(self, chances: Tensor, route: Route, tokens: int) -> Tensor:
         """This rank's part of E · Σ_e f_e · P_e (Switch Transformer, eq. 4): f_e of all ranks, P_e summed over ours."""

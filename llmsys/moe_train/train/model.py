@@ -54,8 +54,9 @@ class _FeedForward(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, shape: ModelShape, *, mixture: bool) -> None:
+    def __init__(self, shape: ModelShape, layer: int, *, mixture: bool) -> None:
         super().__init__()
+        self.layer = layer
         self.before_attention = nn.RMSNorm(shape.d_model, eps=EPSILON)
         self.attention = _Attention(shape)
         self.before_feed_forward = nn.RMSNorm(shape.d_model, eps=EPSILON)
@@ -63,14 +64,15 @@ class _Block(nn.Module):
         self.feed_forward = None if mixture else _FeedForward(shape)
 
     def forward(self, x: Tensor, cosine: Tensor, sine: Tensor, context: StepContext) -> Tensor:
-        x = x + self.attention(self.before_attention(x), cosine, sine)
+        x = x + context.drop(self.attention(self.before_attention(x), cosine, sine), 2 * self.layer)
         rows = self.before_feed_forward(x).reshape(-1, x.shape[-1])
         if self.mixture is not None:
-            out: Tensor = x + self.mixture(rows, context).view_as(x)
+            out = self.mixture(rows, context)
         else:
             assert self.feed_forward is not None
-            out = x + self.feed_forward(rows).view_as(x)
-        return out
+            out = self.feed_forward(rows)
+        found: Tensor = x + context.drop(out.view_as(x), 2 * self.layer + 1)
+        return found
 
 
 class MoEModel(nn.Module):
@@ -81,7 +83,7 @@ class MoEModel(nn.Module):
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocab, shape.d_model)
         mixtures = set(shape.mixtures)
-        self.blocks = nn.ModuleList(_Block(shape, mixture=layer in mixtures) for layer in range(shape.layers))
+        self.blocks = nn.ModuleList(_Block(shape, layer, mixture=layer in mixtures) for layer in range(shape.layers))
         self.last_norm = nn.RMSNorm(shape.d_model, eps=EPSILON)
         self.head = nn.Linear(shape.d_model, shape.vocab, bias=False)
         with torch.no_grad():

@@ -50,6 +50,11 @@ class Planner:
         """Bytes of one expert's state."""
         return expert_numbers(self._config.model) * NUMBER_BYTES[self._config.dtype]
 
+    @property
+    def loads(self) -> NDArray[np.int64]:
+        """The average copies of an expert in a step, in thousandths, [mixtures, E]."""
+        return np.rint(self._loads * LOAD_UNIT).astype(np.int64)
+
     def observe(self, counts: Sequence[Sequence[int]]) -> None:
         """Take a step's copies per mixture and expert into the moving average."""
         self._seen += 1
@@ -60,7 +65,7 @@ class Planner:
         """A plan for these workers. Raises PlanError where their slots cannot hold every expert."""
         config = self._config
         return plan_model(
-            np.rint(self._loads * LOAD_UNIT).astype(np.int64),
+            self.loads,
             len(workers),
             config.slots,
             f=config.min_replicas,
@@ -71,7 +76,7 @@ class Planner:
 
     def predicted_balance(self, splits: Sequence[NDArray[np.float64]]) -> float:
         """Busiest over mean worker of these splits under the average loads."""
-        return balance(np.rint(self._loads * LOAD_UNIT).astype(np.int64), splits)
+        return balance(self.loads, splits)
 
 
 def find_transfer(

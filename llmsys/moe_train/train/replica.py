@@ -61,7 +61,8 @@ class Replica:
             self._follow(order)
             self._welcome(order)
             empty = torch.zeros(0, expert_numbers(self.config.model), dtype=self._dtype)
-            fetch_experts(order.moves, self._expert, empty, self._comm, self._extras)
+            codec = self.config.transfer_codec
+            fetch_experts(order.moves, self._expert, empty, self._comm, self._extras, codec=codec)
             self._install(assigned)
         self._assigned = assigned
 
@@ -151,7 +152,9 @@ class Replica:
 
     def _new_state(self) -> TrainingState:
         config = self.config
-        return TrainingState(config.model, seed=config.seed, dtype=self._dtype, lr=config.lr)
+        return TrainingState(
+            config.model, seed=config.seed, dtype=self._dtype, lr=config.lr, optimizer=config.optimizer
+        )
 
 
 def odd_one_out(digests: list[list[int]]) -> tuple[int, int] | None:

@@ -19,7 +19,9 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 class ModelShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A decoder: `layers` blocks of attention and a feed-forward part, every `moe_every`-th of them a mixture.
 
-    `norm_topk`: a token's gates sum to 1 (Mixtral); otherwise they are the router's probabilities (Switch).
+    `norm_topk`: a token's gates sum to 1 (Mixtral); otherwise they are the router's probabilities (Switch). `balance`:
+    what evens the experts out, a `loss` or a `bias` on the choice alone (DeepSeek-V3). `dropout`: share of what the
+    attention and the experts give that is set to 0.
     """
 
     layers: Positive = 4
@@ -32,6 +34,8 @@ class ModelShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     act: Literal["gelu", "swiglu"] = "gelu"
     moe_every: Positive = 1
     norm_topk: bool = False
+    balance: Literal["loss", "bias"] = "loss"
+    dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
 
     @property
     def mixtures(self) -> tuple[int, ...]:
@@ -77,8 +81,15 @@ PRESETS = {
 }
 
 
-def read_shape(model: str, *, experts: int | None = None, top_k: int | None = None) -> ModelShape:
-    """The shape of a preset's name, of JSON (begins with "{") or of a JSON file, with two fields replaced where given.
+def read_shape(
+    model: str,
+    *,
+    experts: int | None = None,
+    top_k: int | None = None,
+    norm_topk: bool | None = None,
+    balance: str | None = None,
+) -> ModelShape:
+    """The shape of a preset's name, of JSON (begins with "{") or of a JSON file, with fields replaced where given.
 
     Raises BadInput for JSON of another form, UsageFault for sizes that do not fit together.
     """
@@ -88,8 +99,9 @@ def read_shape(model: str, *, experts: int | None = None, top_k: int | None = No
         given = model.lstrip().startswith("{")
         text = model.encode() if given else _content(model)
         shape = decode_record(text, msgspec.json.Decoder(ModelShape), "--model" if given else model)
-    changes = {"experts": experts, "top_k": top_k}
-    shape = msgspec.structs.replace(shape, **{name: value for name, value in changes.items() if value is not None})
+    changes = {"experts": experts, "top_k": top_k, "norm_topk": norm_topk, "balance": balance}
+    given_changes = {name: value for name, value in changes.items() if value is not None}
+    shape = msgspec.convert(msgspec.structs.asdict(shape) | given_changes, ModelShape)
     fault = shape.fault()
     if fault is not None:
         raise UsageFault(f"--model: {fault}")

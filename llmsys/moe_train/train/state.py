@@ -1,4 +1,4 @@
-"""One worker's share of the training state: what all hold, the experts it holds, and AdamW's moments of both.
+"""One worker's share of the training state: what all hold, the experts it holds, and the optimizer's moments of both.
 
 An expert's state is one vector, weights then first and second moments; so it travels. Knows no peers.
 """
@@ -9,15 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from llmsys.moe_train.train.model import MoEModel, fresh_expert
 from llmsys.moe_train.train.shape import ModelShape
 
-__all__ = ["Gradients", "TrainingState", "expert_numbers", "fresh_expert_state"]
+__all__ = ["OPTIMIZERS", "Gradients", "TrainingState", "expert_numbers", "fresh_expert_state"]
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 WEIGHT_DECAY = 0.01
+MOMENTUM = 0.9
+BIAS_STEP = 1e-3
+OPTIMIZERS = ("adamw", "sgd")
 
 Key = tuple[int, int]
 Moments = tuple[Tensor, Tensor]
@@ -36,15 +40,19 @@ class Gradients:
 
 
 class TrainingState:
-    """A model, its experts as `hold` last gave them, and AdamW's moments: torch's function, whose class would load its
-    compiler, seconds long, in every worker. `applied`: optimizer steps so far."""
+    """A model, its experts as `hold` last gave them, and the optimizer's moments: `adamw`, or `sgd` with momentum 0.9,
+    whose second moments stay 0. They are torch's functions: the classes would load its compiler, seconds long, in every
+    worker. `applied`: optimizer steps so far."""
 
-    def __init__(self, shape: ModelShape, *, seed: int, dtype: torch.dtype, lr: float) -> None:
-        self.shape, self.seed, self.dtype, self.lr = shape, seed, dtype, lr
+    def __init__(
+        self, shape: ModelShape, *, seed: int, dtype: torch.dtype, lr: float, optimizer: str = "adamw"
+    ) -> None:
+        self.shape, self.seed, self.dtype, self.lr, self.optimizer = shape, seed, dtype, lr, optimizer
         self.model = MoEModel(shape, seed, dtype)
         self.applied = 0
         self._dense = self.model.dense()
         self._dense_moments = {name: _zeros(one) for name, one in self._dense.items()}
+        self._biases = dict(self.model.named_buffers())
         self._bank_moments: list[dict[str, Moments]] = []
         self.hold([{} for _ in shape.mixtures])
 
@@ -84,6 +92,7 @@ class TrainingState:
             [one.detach() for one in self._dense.values()],
             [first for first, _ in self._dense_moments.values()],
             [second for _, second in self._dense_moments.values()],
+            list(self._biases.values()),
         ]
         flat = [one.reshape(-1).double() for kind in kinds for one in kind]
         return torch.cat([*flat, torch.tensor([float(self.applied)], dtype=torch.float64)])
@@ -99,7 +108,7 @@ class TrainingState:
 
     def dense_tensors(self) -> dict[str, Tensor]:
         """What all hold by name, moments as NAME.exp_avg and NAME.exp_avg_sq: the live tensors."""
-        found: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = dict(self._biases)
         for name, one in self._dense.items():
             first, second = self._dense_moments[name]
             found |= {name: one.detach(), f"{name}.exp_avg": first, f"{name}.exp_avg_sq": second}
@@ -116,7 +125,7 @@ class TrainingState:
         return dense, experts
 
     def apply(self, gradients: Gradients) -> None:
-        """One step of AdamW."""
+        """One step of the optimizer."""
         weights, moments = list(self._dense.values()), list(self._dense_moments.values())
         parts = iter(torch.split(gradients.dense, [one.numel() for one in weights]))
         sums = [next(parts).view_as(one) for one in weights]
@@ -127,27 +136,54 @@ class TrainingState:
                 sums.append(stack)
                 moments.append(self._bank_moments[mixture][name])
         with torch.no_grad():
-            adamw(
-                [one.detach() for one in weights],
+            self._update([one.detach() for one in weights], sums, moments)
+        self.applied += 1
+
+    def nudge(self, counts: Sequence[Sequence[int]]) -> None:
+        """After a step with `counts` copies per mixture and expert: experts with fewer than the mean become likelier,
+        others less so (DeepSeek-V3, §2.1.2). Does nothing where the balance is a loss's.
+        """
+        for bias, row in zip(self._biases.values(), counts, strict=False):
+            copies = torch.tensor(row, dtype=torch.float64)
+            bias.add_(torch.sign(copies.mean() - copies).to(bias.dtype), alpha=BIAS_STEP)
+
+    def _update(self, weights: list[Tensor], sums: list[Tensor], moments: list[Moments]) -> None:
+        firsts, seconds = [first for first, _ in moments], [second for _, second in moments]
+        if self.optimizer == "sgd":
+            buffers: list[Tensor | None] = list(firsts)
+            sgd(
+                weights,
                 sums,
-                [first for first, _ in moments],
-                [second for _, second in moments],
-                [],
-                [torch.tensor(float(self.applied)) for _ in weights],
-                amsgrad=False,
-                beta1=BETAS[0],
-                beta2=BETAS[1],
+                buffers,
+                weight_decay=0.0,
+                momentum=MOMENTUM,
                 lr=self.lr,
-                weight_decay=WEIGHT_DECAY,
-                eps=EPSILON,
+                dampening=0.0,
+                nesterov=False,
                 maximize=False,
             )
-        self.applied += 1
+            return
+        adamw(
+            weights,
+            sums,
+            firsts,
+            seconds,
+            [],
+            [torch.tensor(float(self.applied)) for _ in weights],
+            amsgrad=False,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=self.lr,
+            weight_decay=WEIGHT_DECAY,
+            eps=EPSILON,
+            maximize=False,
+        )
 
     def _dense_tensors(self) -> Iterator[Tensor]:
         yield from self._dense.values()
         yield from (first for first, _ in self._dense_moments.values())
         yield from (second for _, second in self._dense_moments.values())
+        yield from self._biases.values()
 
 
 def expert_numbers(shape: ModelShape) -> int:

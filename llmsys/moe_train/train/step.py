@@ -17,6 +17,7 @@ from torch import Tensor
 from llmsys.moe_train.train.communicator import Communicator
 from llmsys.moe_train.train.config import RunConfig
 from llmsys.moe_train.train.corpus import Corpus, share, step_windows
+from llmsys.moe_train.train.dropout import SampleDropout
 from llmsys.moe_train.train.faults import FaultPoint
 from llmsys.moe_train.train.gradients import sum_segments
 from llmsys.moe_train.train.messages import StepReport
@@ -73,10 +74,11 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """A step whose gradients are summed: what remains is the vote."""
+    """A step whose gradients are summed: what remains is the vote. `counts` as in its report."""
 
     step: int
     gradients: Gradients
+    counts: list[list[int]]
 
 
 @dataclass(slots=True)
@@ -100,11 +102,13 @@ class Stepper:
         self.faults.reach("forward", step)
         loss, context = self._forward(step, state, assigned)
         self.faults.reach("backward", step)
-        total = loss + self.config.balance_weight * context.balance_loss
+        weight = self.config.balance_weight if self.config.model.balance == "loss" else 0.0
+        total = loss + weight * context.balance_loss
         total.backward()  # type: ignore[no-untyped-call]
         self.faults.drag(step, time.monotonic() - started)
         self.faults.reach("sync", step)
-        self.synced = Synced(step, self._summed(state, assigned))
+        counts = [route.tokens.tolist() for route in context.routes]
+        self.synced = Synced(step, self._summed(state, assigned), counts)
         self.faults.reach("vote", step)
         numbers = [float(not self.synced.gradients.finite()), float(self.wants_pause())]
         losses = [float(loss.detach()), float(context.balance_loss.detach())]
@@ -121,6 +125,7 @@ class Stepper:
         assert self.synced is not None
         if not skipped:
             state.apply(self.synced.gradients)
+            state.nudge(self.synced.counts)
 
     def _forward(self, step: int, state: TrainingState, assigned: Assignment) -> tuple[Tensor, StepContext]:
         """This rank's part of the mean loss over all tokens, in the run's number format."""
@@ -131,7 +136,11 @@ class Stepper:
         text = torch.from_numpy(np.zeros((0, config.seq + 1), np.int64) if rows is None else rows.astype(np.int64))
         tokens = config.batch * config.seq
         context = StepContext(
-            self.comm, assigned.splits_by_rank(), tokens, on_dispatch=lambda: self.faults.reach("dispatch", step)
+            self.comm,
+            assigned.splits_by_rank(),
+            tokens,
+            on_dispatch=lambda: self.faults.reach("dispatch", step),
+            drop=SampleDropout(config.model.dropout, config.seed, step, mine),
         )
         logits = state.model(text[:, :-1], context)
         targets = text[:, 1:].reshape(-1)
@@ -141,7 +150,12 @@ class Stepper:
         dense, experts = state.gradients()
         keys, groups = assigned.segments(self.config.model.experts)
         everyone = list(range(self.comm.size))
-        summed = sum_segments([dense, *(experts.get(key) for key in keys)], [everyone, *groups], self.comm)
+        summed = sum_segments(
+            [dense, *(experts.get(key) for key in keys)],
+            [everyone, *groups],
+            self.comm,
+            codec=self.config.grad_codec,
+        )
         return Gradients(summed[0], dict(zip([key for key in keys if key in experts], summed[1:], strict=True)))
 
     def _report(self, step: int, losses: tuple[float, float], routes: list[Route], *, skipped: bool) -> StepReport:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from llmsys.errors import LlmsysError
 from llmsys.moe_train.errors import PlanError, Unrecoverable
+from llmsys.moe_train.loads import write_loads
 from llmsys.moe_train.planning import ModelPlan
 from llmsys.moe_train.train.change import Change
 from llmsys.moe_train.train.checkpoint import newest_checkpoint
@@ -42,8 +43,10 @@ from llmsys.moe_train.train.messages import (
 from llmsys.moe_train.train.nursery import Nursery
 from llmsys.moe_train.train.planner import Planner, Transfer, find_transfer
 from llmsys.moe_train.train.rebalancing import Rebalancer
+from llmsys.moe_train.train.records import step_fields
 from llmsys.moe_train.train.roster import Death, Roster
 from llmsys.moe_train.train.saving import SavingLog
+from llmsys.moe_train.train.spares import Spares
 
 __all__ = ["Event", "Supervisor"]
 
@@ -62,12 +65,13 @@ class Supervisor:
         self.config = config
         self.phase = "starting"
         self._restore, self._first = restore, step
-        self._began_s = time.monotonic()
+        self._began_s = self._clock_s = time.monotonic()
         self._events: list[Event] = []
         self._planner = Planner(config)
         self._rebalancer = Rebalancer(config, self._planner)
         self._faults = FaultPlan(config.faults)
         self._saving = SavingLog(settled=step)
+        self._spares = Spares()
         self._epoch = 0
         self._members: set[int] = set()
         self._starting: set[int] = set()
@@ -94,6 +98,7 @@ class Supervisor:
             self._roster = Roster(source, self.config, Path(meeting))
             try:
                 self._starting = {self._roster.start() for _ in range(self.config.workers)}
+                self._spares.starting = {self._roster.start() for _ in range(self.config.spares)}
                 while self.phase != "ended":
                     for worker, said in self._roster.listen(TICK_S):
                         self._hear(worker, said)
@@ -138,9 +143,10 @@ class Supervisor:
                 self._died(worker, said)
 
     def _tick(self) -> None:
-        """What time brings: faults by the clock, joiners whose wait is over, the end once all is saved."""
-        for fault in self._faults.due(time.monotonic() - self._began_s, self._step):
-            self._strike(fault)
+        """What time brings: faults by the clock, joiners whose wait is over, the end after the last save."""
+        if self.phase != "starting":
+            for fault in self._faults.due(time.monotonic() - self._clock_s, self._step):
+                self._strike(fault)
         waited = time.monotonic() - self._join_since_s >= self.config.join_wait_s
         wanted = (self._joiners and not self._starting and waited) or self._leaving & self._members
         if self.phase == "running" and wanted:
@@ -149,19 +155,18 @@ class Supervisor:
             self._finish()
 
     def _arrived(self, worker: int) -> None:
+        spare = self._spares.arrived(worker)
         self._starting.discard(worker)
-        self._joiners.add(worker)
-        self._join_since_s = time.monotonic()
+        if not spare:
+            self._joiners.add(worker)
+            self._join_since_s = time.monotonic()
         if self.phase == "starting":
-            if not self._starting:
-                self._emit(
-                    "start",
-                    pids=self._pids(self._joiners),
-                    seed=self.config.seed,
-                    batch=self.config.batch,
-                    params=self.config.model.parameters,
-                )
+            if not self._starting | self._spares.starting:
+                self._clock_s = time.monotonic()
+                self._emit("start", pids=self._pids(self._joiners), **self._about())
                 self._begin()
+            return
+        if spare:
             return
         self._emit("join", worker=worker, pid=self._roster.pid(worker))
         if self.phase == "waiting" and not self._starting:
@@ -174,8 +179,10 @@ class Supervisor:
         self._leaving.discard(worker)
         was_member = worker in self._members
         self._members.discard(worker)
-        if expected:
+        if expected or (self._spares.forget(worker) and self._roster.living):
             return
+        if was_member:
+            self._call_spare()
         detect_s = self._faults.since_hit(worker, default=death.since_s)
         self._emit("detect", worker=worker, how=death.how, detect_s=detect_s)
         if not self._roster.living:
@@ -188,8 +195,16 @@ class Supervisor:
                 self._assign()
         elif self.phase in ("running", "pausing", "transferring", "finishing") and was_member:
             self._begin(detect_s)
-        elif self.phase == "starting" and not self._starting:
+        elif self.phase == "starting" and not self._starting | self._spares.starting:
             self._begin()
+
+    def _call_spare(self) -> None:
+        """Let a spare join in the change that comes, and start another in its place."""
+        spare = self._spares.take()
+        if spare is not None:
+            self._joiners.add(spare)
+            self._spares.starting.add(self._roster.start())
+            self._emit("join", worker=spare, pid=self._roster.pid(spare))
 
     def _strike(self, fault: Fault) -> None:
         """A fault that is the supervisor's to make: joiners, notices, and signals by the clock."""
@@ -246,8 +261,10 @@ class Supervisor:
         change.interrupt_s = started - change.began_s
         staying = sorted(self._members - self._leaving) or sorted(self._members)
         decided = max(answer.decided for answer in change.stopped.values())
-        if self._restoring is None:
-            self._report_missed(decided)
+        # a step may have been decided without anyone left to tell: those who know have just said so
+        missed = change.report_of(decided) if self._restoring is None else None
+        if missed is not None:
+            self._stepped(missed)
         restore = None
         try:
             plan = self._planner.plan(staying)
@@ -331,43 +348,21 @@ class Supervisor:
         self._step = step
         return path, step
 
-    def _report_missed(self, decided: int) -> None:
-        """A step may have been decided without anyone left to tell: those who know have just said so."""
-        assert self._change is not None
-        for answer in self._change.stopped.values():
-            if answer.report is not None and answer.decided == decided == answer.report.step:
-                self._stepped(answer.report)
-                return
-
     def _stepped(self, report: StepReport) -> None:
         if report.step <= self._step:
             return
         self._step, self._last = report.step, report
-        extra = {"skipped": True} if report.skipped else {}
-        self._emit(
-            "step",
-            step=report.step,
-            loss=report.loss,
-            tokens=report.tokens,
-            workers=report.workers,
-            balance=report.balance,
-            moved_tokens=report.moved,
-            balance_loss=report.balance_loss,
-            **extra,
-        )
+        self._emit("step", **step_fields(report))
         found = self._rebalancer.observe(report)
         if found is not None and self.phase == "running":
             self._emit("rebalance", step=report.step, **found)
             self._ask_to_pause()
 
     def _saved(self, worker: int, part: Saved | Sealed) -> None:
-        if isinstance(part, Sealed):
+        if isinstance(part, Sealed) or part.fault is not None:
             self._saving.settle(part.step)
-            self._emit("checkpoint", step=part.step, seconds=part.seconds, fault=part.fault)
-            return
-        if part.fault is not None:
-            self._saving.settle(part.step)
-            self._emit("checkpoint", step=part.step, seconds=None, fault=part.fault)
+            seconds = part.seconds if isinstance(part, Sealed) else None
+            self._emit("checkpoint", step=part.step, seconds=seconds, fault=part.fault)
             return
         found = self._saving.add(worker, part, self._roster.living)
         if found is not None:
@@ -376,6 +371,8 @@ class Supervisor:
     def _finish(self) -> None:
         for worker in self._members:
             self._roster.tell(worker, End())
+        if self.config.loads_out is not None:
+            write_loads(Path(self.config.loads_out), self._planner.loads, self._planner.state_bytes)
         wall_s = time.monotonic() - self._began_s
         samples = (self._step - self._first) * self.config.batch
         self._emit(
@@ -388,6 +385,11 @@ class Supervisor:
             faults_missed=self._faults.missed(),
         )
         self.phase = "ended"
+
+    def _about(self) -> dict[str, object]:
+        config = self.config
+        spares = {"spares": self._pids(self._spares.ready)} if config.spares else {}
+        return {"seed": config.seed, "batch": config.batch, "params": config.model.parameters, **spares}
 
     def _pids(self, workers: set[int]) -> dict[str, int]:
         return {str(worker): self._roster.pid(worker) for worker in sorted(workers)}

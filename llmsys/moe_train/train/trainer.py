@@ -6,6 +6,7 @@ from pathlib import Path
 from llmsys.errors import BadInput, UsageFault
 from llmsys.moe_train.allocation import usable_threshold
 from llmsys.moe_train.train.checkpoint import newest_checkpoint
+from llmsys.moe_train.train.coding import check_grad_codec
 from llmsys.moe_train.train.config import RunConfig, RunIdentity
 from llmsys.moe_train.train.corpus import read_corpus
 from llmsys.moe_train.train.faults import parse_faults
@@ -19,11 +20,12 @@ class Trainer:
     """A run that is known to fit: `warnings` says what was lowered."""
 
     def __init__(self, config: RunConfig) -> None:
-        """Raises PlanError for too few slots, UsageFault for a fault list or a checkpoint of another run, BadInput
-        for a corpus too short or nothing to resume.
+        """Raises PlanError for too few slots, UsageFault for a fault list, a codec or a checkpoint of another run,
+        BadInput for a corpus too short or nothing to resume.
         """
         self.config = config
         parse_faults(config.faults)
+        check_grad_codec(config.grad_codec)
         threshold = usable_threshold(config.model.experts, config.workers, config.slots, config.min_replicas)
         self.warnings = []
         if threshold < config.min_replicas:

@@ -19,6 +19,7 @@ from torch import Tensor
 from llmsys.errors import LlmsysError
 from llmsys.moe_train.errors import EpochChanged
 from llmsys.moe_train.train.checkpoint import CheckpointNote, part_tensors, seal, write_part, writers
+from llmsys.moe_train.train.coding import warm_up
 from llmsys.moe_train.train.communicator import Communicator
 from llmsys.moe_train.train.config import RunConfig
 from llmsys.moe_train.train.corpus import read_corpus
@@ -78,6 +79,7 @@ class Worker:
         self._replica = Replica(config, self._comm, stepper)
         self._faults = faults
         self._saved = (-1, -1)
+        warm_up(config.grad_codec, config.transfer_codec)
 
     def run(self) -> None:
         """Serve orders until End. An error that is the user's to know of is told, and ends the run."""

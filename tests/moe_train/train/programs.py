@@ -106,14 +106,14 @@ def gradient_case(seed, ranks):
     return holders, values
 
 
-def sum_gradients(pipe, number, meeting, *, size, cases):
+def sum_gradients(pipe, number, meeting, *, size, cases, codec="none"):
     """The sums of every random case, as lists."""
     comm = joined(number, size, meeting)
     found = []
     for seed in range(cases):
         holders, values = gradient_case(seed, size)
         mine = [torch.from_numpy(value[number]) if number in value else None for value in values]
-        found.append([total.tolist() for total in sum_segments(mine, holders, comm)])
+        found.append([total.tolist() for total in sum_segments(mine, holders, comm, codec=codec)])
     pipe.send(found)
     pipe.recv()
 

@@ -26,6 +26,20 @@ def test_every_holder_gets_the_sum_of_its_segments_bit_for_bit(ranks, count):
                 assert total == expected.tolist()
 
 
+def test_coded_sums_are_the_same_on_every_holder_and_near_the_exact_ones(ranks):
+    with ranks("sum_gradients", 3, size=3, cases=8, codec="tq:8") as found:
+        answers = [rank.answer() for rank in found]
+
+    for seed in range(8):
+        holders, values = gradient_case(seed, 3)
+        totals = [iter(answer[seed]) for answer in answers]
+        for segment, group in enumerate(holders):
+            first, *others = (next(totals[rank]) for rank in group)
+            expected = sum(np.asarray(values[segment][rank]) for rank in group)
+            assert all(other == first for other in others)
+            assert np.linalg.norm(first - expected) <= 0.05 * np.linalg.norm(expected)
+
+
 def test_a_gradient_without_its_holder_is_refused(tmp_path):
     comm = Communicator(0, tmp_path)
     comm.build(0, [0])

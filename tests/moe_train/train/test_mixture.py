@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmsys.moe_train.train import ModelShape, fresh_expert
+from llmsys.moe_train.train import Communicator, ModelShape, MoELayer, StepContext, fresh_expert
 from tests.moe_train.train.programs import mixture_case, router_of
 
 GELU = {"d_model": 8, "d_ff": 16, "heads": 2, "experts": 5}
@@ -82,3 +82,21 @@ def test_outputs_and_all_gradients_equal_a_dense_loop(ranks, sizes, rows, slots,
             parts = [answer["experts"][expert][name] for answer in answers if expert in answer["experts"]]
             whole = np.zeros_like(parts[0]) if expected is None else expected
             close(sum(np.asarray(part) for part in parts), whole, tolerance)
+
+
+def test_a_bias_changes_who_is_chosen_and_no_gate(tmp_path):
+    torch.manual_seed(0)
+    shape = ModelShape(layers=1, d_model=8, d_ff=8, heads=1, experts=4, balance="bias")
+    layer, comm = MoELayer(shape), Communicator(0, tmp_path)
+    comm.build(0, [0])
+    layer.bank.hold({one: fresh_expert(shape, 0, one, 0, torch.float32) for one in range(4)})
+    layer.get_buffer("bias")[2] = 2.0
+    x = torch.randn(5, 8)
+    context = StepContext(comm, (np.ones((4, 1)),), 5)
+    out = layer(x, context)
+    comm.close()
+    gate = torch.softmax(layer.router(x), dim=-1)[:, 2:3]
+    expert = layer.bank(x, [0, 0, 5, 0])
+
+    assert context.routes[0].tokens.tolist() == [0, 0, 5, 0]
+    assert torch.allclose(out, gate * expert, atol=1e-6)

@@ -40,7 +40,7 @@ def test_every_second_layer_may_be_a_mixture():
     ("text", "words"),
     [
         ('{"layers":0}', "--model"),
-        ('{"dropout":0.1}', "dropout"),
+        ('{"dropout":1.0}', "dropout"),
         ('{"act":"relu"}', "relu"),
         ("{", "--model"),
         ("gpt-xl", "no model 'gpt-xl'; expected one of tiny, gpt-s"),

@@ -8,8 +8,8 @@ from llmsys.moe_train.train import Gradients, ModelShape, TrainingState, expert_
 SHAPE = ModelShape(layers=2, d_model=8, d_ff=8, heads=2, experts=3, act="swiglu", moe_every=2)
 
 
-def state_with(experts, seed=0):
-    state = TrainingState(SHAPE, seed=seed, dtype=torch.float64, lr=0.1)
+def state_with(experts, seed=0, optimizer="adamw"):
+    state = TrainingState(SHAPE, seed=seed, dtype=torch.float64, lr=0.1, optimizer=optimizer)
     state.hold([{one: fresh_expert_state(SHAPE, 0, one, seed=seed, dtype=torch.float64) for one in experts}])
     return state
 
@@ -38,6 +38,39 @@ def test_steps_are_those_of_torchs_adamw():
     assert torch.allclose(dense, theirs[0], rtol=0, atol=1e-15)
     assert torch.allclose(state.expert(0, 2)[: expert_numbers(SHAPE) // 3], theirs[1], rtol=0, atol=1e-15)
     assert state.applied == 4
+
+
+def test_steps_are_those_of_torchs_sgd_with_momentum():
+    state = state_with([0, 2], optimizer="sgd")
+    weights = state.expert(0, 2)[: expert_numbers(SHAPE) // 3].clone()
+    theirs = torch.nn.Parameter(weights)
+    optimizer = torch.optim.SGD([theirs], lr=0.1, momentum=0.9)
+    for seed in range(4):
+        gradients = random_gradients(state, seed)
+        state.apply(gradients)
+        theirs.grad = gradients.experts[0, 2]
+        optimizer.step()
+
+    assert torch.allclose(state.expert(0, 2)[: len(theirs)], theirs, rtol=0, atol=1e-15)
+
+
+def test_a_bias_rises_for_experts_below_the_mean_and_travels_with_what_all_hold():
+    shape = ModelShape(layers=2, d_model=8, d_ff=8, heads=2, experts=3, balance="bias")
+    ours, theirs = (TrainingState(shape, seed=0, dtype=torch.float64, lr=0.1) for _ in range(2))
+    ours.nudge([[9, 3, 6], [0, 0, 12]])
+    ours.nudge([[9, 3, 6], [12, 0, 0]])
+    theirs.load_dense_state(ours.dense_state())
+    found = [theirs.dense_tensors()[f"blocks.{layer}.mixture.bias"].tolist() for layer in (0, 1)]
+
+    assert found == [[-0.002, 0.002, 0.0], [0.0, 0.002, 0.0]]
+
+
+def test_a_model_without_a_bias_is_not_nudged():
+    state = state_with([0])
+    before = state.dense_state()
+    state.nudge([[9, 3, 6]])
+
+    assert torch.equal(state.dense_state(), before)
 
 
 def test_an_expert_that_moves_takes_its_moments_along():
