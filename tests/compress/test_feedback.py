@@ -116,7 +116,7 @@ def entropy_of(levels):
 
 
 def test_the_loss_is_near_the_waterfilling_bound(weights):
-    """Within 0.35 bit of ½ log₂(σ²|H|^(1/n) / D): 0.255 for scalar steps, the rest for the file's own tables."""
+    """Within 0.45 bit of ½ log₂(σ²|H|^(1/n) / D): 0.255 for scalar steps, the rest for the file's own tables."""
     found = moments_of(50.0)
     even = Sensitivity(found.inputs, np.ones(ROWS, np.float32))
     coded = encode_weighted(in_memory(weights), target_of(4.0), even)
