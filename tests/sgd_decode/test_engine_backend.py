@@ -133,6 +133,7 @@ def test_the_same_seed_is_the_same_text_and_another_is_another(backend):
         job = Job(name, ASKED, 16, temperature=1.0, seed=seed, min_tokens=16)
         return text_of(written(backend, job)[name])
 
+    drawn(1, "0/0")  # from here on all find the prompt in the cache: a prompt in other chunks rounds otherwise
     assert drawn(1, "0/1") == drawn(1, "0/2") != drawn(2, "0/3")
 
 

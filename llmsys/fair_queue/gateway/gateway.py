@@ -126,16 +126,17 @@ class Gateway:
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         for stop in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(stop, self._stop.set)
-        tasks = [loop.create_task(one) for one in (self._sync_always(), *(b.watch() for b in self._backends))]
+        syncing = loop.create_task(self._sync_always())
+        tasks = [loop.create_task(backend.watch()) for backend in self._backends]
         ready(_port(server), _port(admin))
         try:
             await self._stop.wait()
             await self._drain(server)
         finally:
-            self._ended = True  # a Redis client may take a cancellation for a failed connection, and lose it
+            self._ended = True  # a sync is not cut off: its answer would be lost, and with it what it was told
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(syncing, *tasks, return_exceptions=True)
             admin.close()
             await self._sync()
             await self._store.close()

@@ -170,6 +170,9 @@ class OwnerCounters:
                 reader, writer = self._streams
                 writer.write(line + b"\n")
                 answer = await reader.readuntil(b"\n")
+        except asyncio.CancelledError:
+            await self.close()  # the answer to this line is not that to the next
+            raise
         except (OSError, asyncio.IncompleteReadError) as error:  # TimeoutError is an OSError
             await self.close()
             raise Away(f"the owner of the counters does not answer: {str(error) or 'too late'}") from error
