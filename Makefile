@@ -5,16 +5,25 @@ BIN := $(VENV)/bin
 ENGINE := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# In parts: processes that load models again and again keep gigabytes of what the allocator got.
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup
+MODELS := tests/engine tests/gpu tests/sgd_decode
+SERVERS := tests/serve_lora tests/moe_train tests/tool_serve
+
 .PHONY: demo test test-all lint man clean
 
 demo: $(VENV)/.runtime
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh demo.sh
 
 test: $(VENV)/.checkout lint
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
+	$(PYTEST) -m "not slow" $(MODELS)
+	$(PYTEST) -m "not slow" $(SERVERS)
+	$(PYTEST) -m "not slow" $(addprefix --ignore=,$(MODELS) $(SERVERS))
 
 test-all: $(VENV)/.checkout lint
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(PYTEST) $(MODELS)
+	$(PYTEST) $(SERVERS)
+	$(PYTEST) $(addprefix --ignore=,$(MODELS) $(SERVERS))
 
 lint: $(VENV)/.checkout
 	$(BIN)/ruff check .
