@@ -102,10 +102,13 @@ def fuzz(place, searches, steps, dtype="f32"):
     history, visible = History(), {name: set() for name in TENANTS}
     stop, kept, broken, asked = threading.Event(), [[], [], []], [], threading.Semaphore(0)
     index = Index.build(place, np.zeros((0, DIM)), metric="l2", dtype=dtype, shape=SMALL)
+    most = min(20 * searches, 2_000_000)
 
     def read(number):
         generator = np.random.default_rng(100 + number)
         while not broken and (not stop.is_set() or sum(map(len, kept)) * BATCH < searches):
+            if sum(map(len, kept)) * BATCH > most and not stop.wait(0.01):
+                continue  # enough is kept: the writer has the machine to itself
             target = Index.open(place) if number == 2 else index
             for _ in range(5):
                 kept[number].append(ask(target, generator))
