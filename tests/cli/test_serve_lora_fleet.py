@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import select
 import signal
 import time
 import urllib.request
@@ -71,12 +72,17 @@ async def streamed(client, at, tokens=60, on_token=lambda: None):
     return "".join(pieces)
 
 
-def served_by(process, number):
-    """The replicas once there are so many; the test's own limit of time ends what never is."""
-    while len(found := replicas(process)) != number:
+def wait_for(process, condition):
+    """Wait until something is so of a process that lives; the test's own limit of time ends what never is."""
+    while not condition():
         assert process.process.poll() is None, process.process.stderr.read()
         time.sleep(0.02)
-    return found
+
+
+def served_by(process, number):
+    """The replicas once there are so many."""
+    wait_for(process, lambda: len(replicas(process)) == number)
+    return replicas(process)
 
 
 def test_kill_nine_of_replicas_under_load_loses_no_request_and_repeats_no_text(shell):
@@ -106,6 +112,44 @@ def test_kill_nine_of_replicas_under_load_loses_no_request_and_repeats_no_text(s
     assert texts == expected
     assert "llmsys:replica_losses_total 2.0" in metrics
     assert code == 0, err
+
+
+def test_a_replica_that_hangs_is_replaced_and_loses_no_request(shell):
+    """A stopped process keeps its connection open for ever: what counts is that it says nothing."""
+
+    async def asked(url, on_token=lambda: None):
+        async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=90) as client:
+            return await asyncio.gather(*(streamed(client, at, tokens=30, on_token=on_token) for at in range(6)))
+
+    alone = serve(shell)
+    expected = asyncio.run(asked(alone.ready["url"]))
+    alone.stop()
+    process = serve(shell, "--replicas", "2", "--placement", "least-loaded", "--replica-timeout-s", "3")
+    doomed = [replica["pid"] for replica in served_by(process, 2)][:1]
+
+    def stop_one():
+        if doomed:
+            os.kill(doomed.pop(), signal.SIGSTOP)
+
+    texts = asyncio.run(asked(process.ready["url"], stop_one))
+    wait_for(process, lambda: metric(process, "replica_losses_total") == 1.0)
+    code, _, err = process.stop()
+
+    assert texts == expected
+    assert code == 0, err
+
+
+def test_a_stopped_replica_of_a_killed_gateway_goes_on_and_ends(shell):
+    process = serve(shell, "--replicas", "1")
+    [replica] = served_by(process, 1)
+    handle = os.pidfd_open(replica["pid"])
+    os.kill(replica["pid"], signal.SIGSTOP)
+
+    process.process.kill()
+
+    ended, _, _ = select.select([handle], [], [], 30)
+    os.close(handle)
+    assert ended
 
 
 def test_a_fleet_at_zero_starts_a_replica_for_a_request_and_pays_for_it(shell):

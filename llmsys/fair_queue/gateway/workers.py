@@ -4,7 +4,6 @@ They share counters, or they would not be fair: through Redis, or through one pr
 request.
 """
 
-import ctypes
 import os
 import signal
 import sys
@@ -17,10 +16,10 @@ from types import FrameType
 
 from llmsys.errors import LlmsysError, UsageFault
 from llmsys.fair_queue.gateway.gateway import Settings
+from llmsys.lifeline import signal_at_parents_end
 
 __all__ = ["check_workers", "file_of_worker", "of_worker", "run_workers"]
 
-_PR_SET_PDEATHSIG = 1
 _PASSED_ON = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 YOUNG_S = 1.0
 """A worker that dies younger than this would do so again: all end."""
@@ -119,7 +118,7 @@ class _Family:
             for name in _PASSED_ON:
                 signal.signal(name, signal.SIG_DFL if name in {*member.passed_on, signal.SIGTERM} else signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
-            _die_with_parent(parent)
+            signal_at_parents_end(signal.SIGTERM, parent)
             member.work()
             status = 0
         except LlmsysError as error:
@@ -140,11 +139,3 @@ class _Family:
     def _end_all(self) -> None:
         for child in self._running:
             os.kill(child, signal.SIGTERM)
-
-
-def _die_with_parent(parent: int) -> None:
-    """Have the system stop this process when its parent has gone, however it went (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
-        if os.getppid() != parent:
-            os._exit(1)

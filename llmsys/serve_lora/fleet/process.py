@@ -16,6 +16,7 @@ import msgspec
 from llmsys.engine.server_loop import AsyncEngine
 from llmsys.errors import LlmsysError, Unavailable
 from llmsys.gpu import set_threads
+from llmsys.lifeline import signal_at_parents_end
 from llmsys.serve_lora.fleet.replica import Replica
 from llmsys.serve_lora.fleet.spec import ReplicaSpec, Started
 from llmsys.serve_lora.server.backend import load
@@ -105,6 +106,7 @@ def _say(started: Started) -> None:
 def main() -> None:
     """Be a replica."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a gateway's Ctrl-C is the gateway's to act on
+    signal_at_parents_end(signal.SIGCONT, os.getppid())  # one that was stopped must see its input end, too
     line = _first_line()
     if not line:
         return

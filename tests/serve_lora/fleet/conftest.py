@@ -46,13 +46,13 @@ class LocalHandle:
 
 
 class LocalLauncher:
-    """Replicas of `make_runner()`; the first `faults` starts fail."""
+    """Replicas of `make_runner()`; the first `faults` starts fail. clock: of their meters; without one, time stands."""
 
-    def __init__(self, make_runner=Endless, *, faults=0, blocks=4096, **engine):
+    def __init__(self, make_runner=Endless, *, faults=0, blocks=4096, clock=None, **engine):
         self.handles = []
         self.faults = faults
         self.attempts = 0
-        self._make_runner, self._blocks = make_runner, blocks
+        self._make_runner, self._blocks, self._clock = make_runner, blocks, clock
         self._settings = ServerSettings("speller", engine=EngineSettings(**{"max_sequences": 4} | engine))
         self._place = tempfile.TemporaryDirectory()
 
@@ -61,7 +61,7 @@ class LocalLauncher:
         if self.faults > 0:
             self.faults -= 1
             raise LlmsysError("no luck")
-        loaded = load_stand_ins(self._make_runner(), self._settings, slots=4, blocks=self._blocks)
+        loaded = load_stand_ins(self._make_runner(), self._settings, 4, self._blocks, self._clock)
         until, is_up, writers = asyncio.Event(), asyncio.get_running_loop().create_future(), []
 
         async def greet(reader, writer):

@@ -14,7 +14,7 @@ from llmsys.engine.sequence import Request, SamplingParams
 from llmsys.serve_lora.cluster.routing import make_router
 from llmsys.serve_lora.fleet.dispatch import LOSSES_MAX, Dispatcher
 from llmsys.serve_lora.fleet.member import all_fit
-from llmsys.serve_lora.fleet.messages import Cancel, Refused, Said, Work
+from llmsys.serve_lora.fleet.messages import Cancel, Refused, Said, Spent, Work
 from llmsys.serve_lora.fleet.tasks import Job
 from tests.serve_lora.fleet.test_settings import member
 
@@ -225,6 +225,27 @@ def test_a_moved_piece_counts_its_moves_and_a_lost_one_its_losses():
     assert moved == [(1, 0), (1, 0)]
     assert back == [(1, 1), (1, 1)]
     assert (moves, losses) == (2, 1)
+
+
+def test_a_moved_and_then_lost_request_is_charged_what_each_replica_said_of_it():
+    async def act():
+        dispatcher = Dispatcher(Watched(), make_router("punica"), max_queue=9, on_change=lambda: None)
+        first, second = member(0), member(1)
+        dispatcher.members += [first]
+        job = job_of(0)
+        dispatcher.submit(job)
+        number = first.running[0].number
+        dispatcher.members += [second]
+        dispatcher.move_all(first)
+        owed = [job.owed]
+        second.link.report.work_s[second.running[0].number] = 0.25
+        dispatcher.lose(second)
+        owed.append(job.owed)
+        dispatcher.settle(Spent(number, 2.0))
+        dispatcher.settle(Spent(number, 2.0))
+        return owed, job.owed, job.settled.is_set(), job.device_s
+
+    assert asyncio.run(act()) == ([1, 1], 0, True, 2.25)
 
 
 def test_everyone_hears_when_there_is_nobody_to_work():

@@ -14,15 +14,17 @@ from llmsys.serve_lora.fleet.link import Link, LinkEvents
 from llmsys.serve_lora.fleet.messages import AdapterRef, Cancel, Pins, Work, work_of
 from tests.serve_lora.fleet.conftest import SECRET, LocalLauncher, until
 from tests.serve_lora.server.conftest import SHAPE, Endless, write_adapter
-from tests.serve_lora.stand_ins import Speller
+from tests.serve_lora.stand_ins import Clock, Speller
 
 
 class Heard:
     """What comes over a connection."""
 
     def __init__(self):
-        self.said, self.refused, self.lost = [], [], 0
-        self.events = LinkEvents(said=self.said.append, refused=self.refused.append, lost=self._lose)
+        self.said, self.refused, self.spent, self.lost = [], [], [], 0
+        self.events = LinkEvents(
+            said=self.said.append, refused=self.refused.append, spent=self.spent.append, lost=self._lose
+        )
 
     def _lose(self):
         self.lost += 1
@@ -136,6 +138,38 @@ def test_a_parameter_from_another_version_is_a_refusal_and_no_end():
         return heard.refused[0].kind, "magic" in heard.refused[0].message
 
     assert at_replica(check) == ("request", True)
+
+
+def at_ticking_replica(check):
+    """A replica whose steps take a second each of its meter's clock, and nothing else any time."""
+    clock = Clock()
+    return at_replica(check, lambda: Endless(lambda: clock.pass_s(1.0)), clock=clock)
+
+
+def test_work_that_is_taken_back_says_what_it_was_charged_to_the_last_step():
+    async def check(handle, link, heard):
+        link.send(work(0, 10_000))
+        await until(lambda: len(heard.text(0)) > 20)
+        link.send(Cancel(0))
+        link.send(Cancel(7))
+        await until(lambda: len(heard.spent) == 2)
+        return {spent.number: spent.device_s for spent in heard.spent}, handle.loaded.engine.stats().steps
+
+    charged, steps = at_ticking_replica(check)
+
+    assert charged == {0: steps, 7: 0.0}
+
+
+def test_reports_say_what_work_was_charged_so_far():
+    async def check(_handle, link, heard):
+        link.send(work(3, 10_000))
+        await until(lambda: link.report is not None and link.report.work_s.get(3, 0.0) > 0)
+        return link.report.work_s[3], heard.ended(3)
+
+    charged_s, ended = at_ticking_replica(check)
+
+    assert charged_s == int(charged_s)
+    assert not ended
 
 
 def test_a_report_says_what_was_served_once_all_is_done():

@@ -19,7 +19,7 @@ from llmsys.serve_lora.fleet.tasks import Job
 from llmsys.serve_lora.prices import PriceList
 from llmsys.serve_lora.server.settings import EngineSettings, Recording, ServerSettings
 
-REST = {"consolidate_s": 10.0, "max_moves": 3, "standby": 0, "places": 64, "threads": 0}
+REST = {"consolidate_s": 10.0, "silence_s": 30.0, "max_moves": 3, "standby": 0, "places": 64, "threads": 0}
 
 
 class NoLink:
@@ -27,7 +27,7 @@ class NoLink:
 
     def __init__(self, *, sequences=4, tokens=100, slots=2, resident=()):
         self.ready = Ready(259, 256, tokens, sequences, slots, {})
-        self.report = Report(0, 0, 0, 0, 0, 1, {}, list(resident), 0, 0, 0, 0, 0, 0, 0, {}, 0, 0)
+        self.report = Report(0, 0, 0, 0, 0, 1, {}, list(resident), 0, 0, 0, 0, 0, 0, 0, {}, {}, 0, 0)
         self.sent = []
 
     def send(self, message):

@@ -134,9 +134,9 @@ async def running(*, model=None, runner=None, api_key="none", slots=8, blocks=25
         await serving
 
 
-def load_stand_ins(runner, settings, slots, blocks):
-    """What `backend.load` returns, without weights."""
-    pool, clock = Slots(slots), Clock()
+def load_stand_ins(runner, settings, slots, blocks, clock=None):
+    """What `backend.load` returns, without weights; its clock stands still where none is given."""
+    pool, clock = Slots(slots), clock or Clock()
     opening = Opening(version=VERSION, devices=1, kv_token_bytes=1, prices=PriceList(), unix_s=0.0)
     meter = Meter(Ledger(opening, model=StepModel(), start_s=0.0, path=settings.records.ledger), clock)
     ranks = {}
