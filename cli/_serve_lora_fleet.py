@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Cluster", "Consolidate", "KeepAlive", "MaxMoves", "Placement", "Replicas", "Standby"]
+__all__ = ["Cluster", "Consolidate", "KeepAlive", "MaxMoves", "Placement", "ReplicaTimeout", "Replicas", "Standby"]
 
 Replicas = Annotated[
     str | None,
@@ -25,6 +25,10 @@ Consolidate = Annotated[
     float, typer.Option("--consolidate-s", min=0.1, help="Seconds between attempts to empty the lightest replica.")
 ]
 MaxMoves = Annotated[int, typer.Option("--max-moves", min=0, help="Moves of one request by consolidation.")]
+ReplicaTimeout = Annotated[
+    float,
+    typer.Option("--replica-timeout-s", min=2.0, help="Seconds of silence after which a replica counts as lost."),
+]
 Standby = Annotated[
     int, typer.Option("--standby", min=0, max=8, help="Processes kept with imports done, for a faster start.")
 ]

@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from llmsys.cli._options import Device, DType, Quiet, Seed, Threads
-from llmsys.cli._serve_lora_fleet import Cluster, Consolidate, KeepAlive, MaxMoves, Placement, Replicas, Standby
+from llmsys.cli._serve_lora_fleet import (
+    Cluster,
+    Consolidate,
+    KeepAlive,
+    MaxMoves,
+    Placement,
+    Replicas,
+    ReplicaTimeout,
+    Standby,
+)
 from llmsys.cli._streams import records_out
 
 __all__ = ["serve"]
@@ -97,6 +106,7 @@ def serve(
     keep_alive: KeepAlive = "ski-rental",
     consolidate_s: Consolidate = 10.0,
     max_moves: MaxMoves = 3,
+    replica_timeout_s: ReplicaTimeout = 30.0,
     standby: Standby = 0,
     ledger: LedgerFile = None,
     prices: Prices = None,
@@ -124,7 +134,10 @@ def serve(
     records = server.Recording(ledger, read_prices(prices), metrics_prefix, metrics_tenants, cost_header)
     address, named = server.Address(host, port, uds), batch_files.adapter_paths(None, adapter or [])
     limits = {"max_moves": max_moves, "standby": standby, "places": max_sequences, "threads": threads}
-    many = fleet.fleet_settings(replicas, cluster, placement, keep_alive, consolidate_s=consolidate_s, **limits)
+    many = fleet.fleet_settings(
+        replicas, cluster, placement, keep_alive,
+        consolidate_s=consolidate_s, silence_s=replica_timeout_s, **limits,
+    )  # fmt: skip
     listed = (model, address, adapters, named, pin or (), engine, access, records, drain_s, many)
     with records_out(flush_each=True) as out:
         server.serve(server.ServerSettings(*listed), threads=threads, ready=out.write)

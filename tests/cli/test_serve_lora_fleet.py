@@ -106,6 +106,32 @@ def test_kill_nine_of_replicas_under_load_loses_no_request_and_repeats_no_text(s
     assert code == 0, err
 
 
+def test_a_replica_that_hangs_is_replaced_and_loses_no_request(shell):
+    """A stopped process keeps its connection open for ever: what counts is that it says nothing."""
+
+    async def asked(url, on_token=lambda: None):
+        async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=90) as client:
+            return await asyncio.gather(*(streamed(client, at, tokens=30, on_token=on_token) for at in range(6)))
+
+    alone = serve(shell)
+    expected = asyncio.run(asked(alone.ready["url"]))
+    alone.stop()
+    process = serve(shell, "--replicas", "2", "--placement", "least-loaded", "--replica-timeout-s", "3")
+    doomed = [replica["pid"] for replica in served_by(process, 2)][:1]
+
+    def stop_one():
+        if doomed:
+            os.kill(doomed.pop(), signal.SIGSTOP)
+
+    texts = asyncio.run(asked(process.ready["url"], stop_one))
+    losses = metric(process, "replica_losses_total")
+    code, _, err = process.stop()
+
+    assert texts == expected
+    assert losses == 1.0
+    assert code == 0, err
+
+
 def test_a_fleet_at_zero_starts_a_replica_for_a_request_and_pays_for_it(shell):
     process = serve(shell, "--replicas", "0:2", "--keep-alive", "0.05", "--standby", "1", "--ledger", "zero.jsonl")
     url = f"{process.ready['url']}/v1/chat/completions"

@@ -13,7 +13,7 @@ from llmsys.engine.policy import Policy
 from llmsys.engine.sequence import Finish, Request
 from llmsys.serve_lora.cluster.routing import Router
 from llmsys.serve_lora.fleet.member import Member
-from llmsys.serve_lora.fleet.messages import Refused, Said
+from llmsys.serve_lora.fleet.messages import Refused, Said, Spent
 from llmsys.serve_lora.fleet.tasks import Job, Piece
 
 __all__ = ["Dispatcher"]
@@ -33,6 +33,7 @@ class Dispatcher:
         self._on_change = on_change
         self._numbers = count()
         self._places: dict[int, tuple[Piece, Member]] = {}
+        self._owed: dict[int, tuple[Job, Member]] = {}
         self._leaving: Member | None = None
 
     def submit(self, job: Job) -> None:
@@ -83,10 +84,17 @@ class Dispatcher:
             kind = {"request": RequestError, "adapter": AdapterError}.get(refused.kind, EngineError)
             self._fail(piece.job, kind(refused.message))
 
+    def settle(self, spent: Spent) -> None:
+        """A replica says what it charged for a piece that was taken from it."""
+        job, _ = self._owed.pop(spent.number, (None, None))
+        if job is not None:
+            job.charge(spent.device_s)
+
     def lose(self, member: Member) -> None:
         """A replica is gone: what it worked on goes on elsewhere, unless it has been on too many that were lost."""
         self.members.remove(member)
         self.losses += 1
+        self._settle_for(member)
         for job in {id(piece.job): piece.job for piece in member.running}.values():
             job.losses += 1
             if job.losses >= LOSSES_MAX:
@@ -131,7 +139,20 @@ class Dispatcher:
         member.begin(piece)
         return True
 
+    def _settle_for(self, member: Member) -> None:
+        """Charge what a lost replica said last of the pieces on it and of those that were taken from it."""
+        for piece in member.running:
+            self._owe(piece, member)
+        for number in [number for number, (_, owing) in self._owed.items() if owing is member]:
+            self.settle(Spent(number, member.said_s(number)))
+
+    def _owe(self, piece: Piece, member: Member) -> None:
+        self._owed[piece.number] = (piece.job, member)
+        piece.job.owe()
+
     def _bring_back(self, piece: Piece, member: Member, *, cancel: bool) -> None:
+        if cancel:
+            self._owe(piece, member)
         self._take(piece, member, cancel=cancel)
         numbers = [next(self._numbers) for _ in piece.choices]
         for part in piece.rest(numbers):

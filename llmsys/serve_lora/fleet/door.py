@@ -6,6 +6,7 @@ Knows nothing of HTTP; how requests find replicas is the dispatcher's.
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import count
@@ -23,6 +24,7 @@ from llmsys.serve_lora.fleet.tasks import Job
 __all__ = ["FleetDoor", "FleetMeter", "FleetSlots"]
 
 REMEMBERED = 1 << 14
+SETTLE_S = 5.0
 
 
 class FleetSlots:
@@ -101,7 +103,10 @@ class FleetMeter:
             del self._request_s[next(iter(self._request_s))]
 
     def seconds_of(self, request_id: int) -> float:
-        """Device seconds of a request on the replica where it ended; of one that ended long ago, 0."""
+        """Device seconds of a request on all replicas that worked on it; of one that ended long ago, 0.
+
+        Of a replica that was lost it counts what that had reported, twice a second.
+        """
         return self._request_s.get(request_id, 0.0)
 
 
@@ -133,10 +138,17 @@ class FleetDoor:
                     raise item
                 if item.finish is not None:
                     unfinished -= 1
-                    self._meter.note(job)
+                    await self._settle(job)
                 yield item
         finally:
             self._fleet.dispatcher.leave(job)
+
+    async def _settle(self, job: Job) -> None:
+        """Note what a request was charged, once the replicas that it was taken from have said so, or soon after."""
+        if job.owed and not job.unfinished:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(job.settled.wait(), SETTLE_S)
+        self._meter.note(job)
 
     def stats(self) -> EngineStats:
         """All replicas' counts, those that are gone included, as they reported them last."""

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
 
 from llmsys.engine.policy import Policy
 from llmsys.errors import LlmsysError
@@ -166,7 +167,7 @@ class Fleet:
         try:
             handle = await self._launcher.launch(number)
             try:
-                link = await Link.open(handle.address, handle.secret)
+                link = await Link.open(handle.address, handle.secret, silence_s=self.settings.silence_s)
             except BaseException:
                 await handle.stop()
                 raise
@@ -179,13 +180,16 @@ class Fleet:
 
     def _join(self, member: Member) -> None:
         dispatcher = self.dispatcher
-        member.link.listen(LinkEvents(said=dispatcher.hear, refused=dispatcher.refuse, lost=lambda: self._lost(member)))
+        lost = partial(self._lost, member)
+        member.link.listen(
+            LinkEvents(said=dispatcher.hear, refused=dispatcher.refuse, spent=dispatcher.settle, lost=lost)
+        )
         member.link.send(self.pins)
         dispatcher.members.append(member)
         dispatcher.dispatch()
 
     def _lost(self, member: Member) -> None:
-        """A replica's connection has ended without our doing."""
+        """A replica's connection has ended without our doing, or nothing came over it for too long."""
         if member not in self.members:
             return
         LOG.error("replica %d was lost with %d requests", member.number, len(member.running))

@@ -1,5 +1,7 @@
 """The near side of a connection to one replica: work out, tokens and reports in, and one call when it is lost.
 
+A replica says twice a second how it is; one that is silent for longer than its owner bears is lost, whether or not
+its connection still stands: a process that was stopped or hangs keeps it open for ever.
 Knows nothing of placement or of what the work is for.
 """
 
@@ -18,6 +20,7 @@ from llmsys.serve_lora.fleet.messages import (
     Refused,
     Report,
     Said,
+    Spent,
     Texts,
     Tokens,
     ToReplica,
@@ -26,7 +29,9 @@ from llmsys.serve_lora.fleet.messages import (
     write_message,
 )
 
-__all__ = ["Link", "LinkEvents"]
+__all__ = ["SILENCE_S", "Link", "LinkEvents"]
+
+SILENCE_S = 30.0
 
 
 class LinkEvents:
@@ -37,24 +42,30 @@ class LinkEvents:
         *,
         said: Callable[[Said], None],
         refused: Callable[[Refused], None],
+        spent: Callable[[Spent], None],
         lost: Callable[[], None],
     ) -> None:
-        self.said, self.refused, self.lost = said, refused, lost
+        self.said, self.refused, self.spent, self.lost = said, refused, spent, lost
 
 
 class Link:
     """An open connection; `ready` is the replica's first message, `report` its last one about itself."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ready: Ready) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ready: Ready, silence_s: float
+    ) -> None:
         self.ready = ready
         self.report: Report | None = None
-        self._reader, self._writer = reader, writer
+        self._reader, self._writer, self._silence_s = reader, writer, silence_s
         self._texts: asyncio.Future[dict[str, bytes]] | None = None
         self._reading: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, address: str, secret: str) -> Self:
-        """Connect to `unix:PATH` or `HOST:PORT` and wait for the replica. Raises OSError, LlmsysError."""
+    async def open(cls, address: str, secret: str, *, silence_s: float = SILENCE_S) -> Self:
+        """Connect to `unix:PATH` or `HOST:PORT` and wait for the replica. Raises OSError, LlmsysError.
+
+        silence_s: seconds without a word after which it is lost.
+        """
         if address.startswith("unix:"):
             reader, writer = await asyncio.open_unix_connection(Path(address.removeprefix("unix:")))
         else:
@@ -62,12 +73,13 @@ class Link:
             reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(secret.encode() + b"\n")
         try:
-            first = await read_message(reader, _decoder())
-        except (asyncio.IncompleteReadError, msgspec.DecodeError, ValueError) as error:
-            writer.close()
-            raise LlmsysError(f"{address} does not answer as a replica: {error}") from error
+            async with asyncio.timeout(silence_s):
+                first = await read_message(reader, _decoder())
+        except (asyncio.IncompleteReadError, msgspec.DecodeError, ValueError, TimeoutError) as error:
+            writer.transport.abort()
+            raise LlmsysError(f"{address} does not answer as a replica: {str(error) or 'silence'}") from error
         assert isinstance(first, Ready), first
-        return cls(reader, writer, first)
+        return cls(reader, writer, first, silence_s)
 
     def listen(self, events: LinkEvents) -> None:
         """Hear what comes from now on."""
@@ -97,8 +109,11 @@ class Link:
         decoder = _decoder()
         try:
             while True:
-                self._take(await read_message(self._reader, decoder), events)
+                async with asyncio.timeout(self._silence_s):
+                    message = await read_message(self._reader, decoder)
+                self._take(message, events)
         except (asyncio.IncompleteReadError, OSError, msgspec.DecodeError, ValueError):
+            self._writer.transport.abort()  # closing would wait until a replica that hangs has read what was sent
             self._end()
             events.lost()
 
@@ -113,6 +128,8 @@ class Link:
                 events.said(said)
         elif isinstance(message, Refused):
             events.refused(message)
+        elif isinstance(message, Spent):
+            events.spent(message)
         elif isinstance(message, Report):
             self.report = message
         elif isinstance(message, Texts) and self._texts is not None and not self._texts.done():

@@ -55,6 +55,10 @@ class Member:
         if cancel:
             self.link.send(Cancel(piece.number))
 
+    def said_s(self, number: int) -> float:
+        """Device seconds of a piece of work, as its last report had them."""
+        return self.link.report.work_s.get(number, 0.0) if self.link.report is not None else 0.0
+
     def _held(self) -> set[str]:
         return {piece.adapter for piece in self.running if piece.adapter}
 

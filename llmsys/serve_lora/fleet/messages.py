@@ -24,6 +24,7 @@ __all__ = [
     "Refused",
     "Report",
     "Said",
+    "Spent",
     "Texts",
     "ToReplica",
     "Tokens",
@@ -71,6 +72,7 @@ class Work(msgspec.Struct, frozen=True, tag=True):
             sampling,
             adapter=self.adapter.name if self.adapter else None,
             tenant=self.tenant,
+            id=str(self.number),
             cache_salt=self.cache_salt,
             output=self.output,
             choice=self.choice,
@@ -141,8 +143,18 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
+class Spent(msgspec.Struct, frozen=True, tag=True):
+    """What cancelled work was charged; the step that was under way is in it."""
+
+    number: int
+    device_s: float
+
+
 class Report(msgspec.Struct, frozen=True, tag=True):
-    """How a replica is, twice a second; counts are from its start. adapters: running sequences by name."""
+    """How a replica is, twice a second; counts are from its start.
+
+    adapters: running sequences by name. work_s: device seconds so far of the work that is not done.
+    """
 
     running: int
     waiting: int
@@ -160,12 +172,13 @@ class Report(msgspec.Struct, frozen=True, tag=True):
     preemptions: int
     finished: int
     device_s: dict[str, float]
+    work_s: dict[int, float]
     reads: int
     late_reads: int
 
 
 ToReplica: TypeAlias = Work | Cancel | Pins | WantTexts
-FromReplica: TypeAlias = Ready | Texts | Tokens | Refused | Report
+FromReplica: TypeAlias = Ready | Texts | Tokens | Refused | Spent | Report
 
 
 def work_of(request: Request, number: int, adapter: AdapterRef | None) -> Work:

@@ -6,7 +6,7 @@ cancelled, and all of it when the connection does. Knows nothing of other replic
 
 import asyncio
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from llmsys.serve_lora.fleet.messages import (
     Refused,
     Report,
     Said,
+    Spent,
     Texts,
     Tokens,
     ToReplica,
@@ -66,6 +67,7 @@ class _Conversation:
         self._adapters = AdapterBook(replica.door, loaded.pool, loaded.shelf, loaded.ranks)
         self._masks: MakeMask | None = make_masks(loaded)
         self._running: dict[int, asyncio.Task[None]] = {}
+        self._settling: set[asyncio.Task[None]] = set()
         self._said: list[Said] = []
         self._has_said = asyncio.Event()
 
@@ -80,9 +82,10 @@ class _Conversation:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            for task in (*self._running.values(), *helpers):
+            tasks = (*self._running.values(), *self._settling, *helpers)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._running.values(), *helpers, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._writer.close()
 
     async def _take(self, message: ToReplica) -> None:
@@ -93,6 +96,7 @@ class _Conversation:
         elif isinstance(message, Cancel):
             if (running := self._running.get(message.number)) is not None:
                 running.cancel()
+            self._go(self._settle(message.number, running))
         elif isinstance(message, Pins):
             await self._adapters.hold(message.held, message.forgotten)
         else:
@@ -114,6 +118,19 @@ class _Conversation:
                     self._has_said.set()
         except (EngineError, Unavailable, TypeError) as error:
             self._refuse(work.number, error)
+
+    async def _settle(self, number: int, running: asyncio.Task[None] | None) -> None:
+        """Say what cancelled work was charged, the step under way included."""
+        if running is not None:
+            await asyncio.wait((running,))
+        meter = self._replica.loaded.meter
+        with suppress(EngineError):
+            self._send(Spent(number, await self._replica.door.call(lambda _: meter.seconds_of_named(str(number)))))
+
+    def _go(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
 
     def _done(self, number: int) -> None:
         """Forget a piece of work; where it was the last, say so before the connection may end."""
@@ -186,6 +203,7 @@ class _Conversation:
             preemptions=stats.preemptions,
             finished=stats.finished,
             device_s=loaded.meter.device_s.copy(),
+            work_s={number: loaded.meter.seconds_of_named(str(number)) for number in self._running},
             reads=loaded.shelf.reads,
             late_reads=loaded.shelf.late_reads,
         )

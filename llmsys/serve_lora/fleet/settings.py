@@ -22,7 +22,8 @@ class FleetSettings:
     """A fleet. cluster: "local" for processes, "ray" or ray://HOST:PORT for actors. places: sequences of a replica.
 
     keep_alive_s: of idle replicas beyond the least, None for as long as a start takes. standby: processes that have
-    done their imports and wait. threads: of each replica, 0 for as many as the machine has.
+    done their imports and wait. threads: of each replica, 0 for as many as the machine has. silence_s: a replica that
+    says nothing for so long is lost.
     """
 
     cluster: str = LOCAL
@@ -35,6 +36,7 @@ class FleetSettings:
     standby: int = 0
     places: int = 64
     threads: int = 0
+    silence_s: float = 30.0
 
     def __post_init__(self) -> None:
         if self.cluster not in (LOCAL, RAY) and not self.cluster.startswith("ray://"):
@@ -59,6 +61,7 @@ def fleet_settings(
     standby: int,
     places: int,
     threads: int,
+    silence_s: float = 30.0,
 ) -> FleetSettings | None:
     """A fleet as it is written on a command line; None where neither replicas nor a cluster are asked for.
 
@@ -77,6 +80,7 @@ def fleet_settings(
     return FleetSettings(
         *(cluster, int(least), int(most or least), placement, _keep_alive_s(keep_alive)),
         *(consolidate_s, max_moves, standby, places, threads),
+        silence_s=silence_s,
     )
 
 

@@ -20,7 +20,8 @@ class Job:
     """One request and what it is waited for with; `request` has its number, its seed and its prompt as token ids.
 
     adapter_ref: what its adapter was when it came. unfinished: choices that have not ended. device_s: charged by the
-    replicas. losses: replicas that were lost with a piece of it on board.
+    replicas, those that it was taken from among them. owed: charges that are still to be told; settled: none is.
+    losses: replicas that were lost with a piece of it on board.
     """
 
     request: Request
@@ -29,6 +30,8 @@ class Job:
     inbox: asyncio.Queue[TokenEvent | EngineError] = field(default_factory=asyncio.Queue)
     outputs: dict[int, list[int]] = field(default_factory=dict)
     device_s: float = 0.0
+    owed: int = 0
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
     losses: int = 0
     left: bool = False
 
@@ -40,6 +43,18 @@ class Job:
     def whole(self, number: int) -> "Piece":
         """All of it as one piece."""
         return Piece(number, self, tuple(range(self.request.sampling.n)))
+
+    def owe(self) -> None:
+        """A replica is still to say what it charged."""
+        self.owed += 1
+        self.settled.clear()
+
+    def charge(self, device_s: float) -> None:
+        """It has said so, or can no more."""
+        self.device_s += device_s
+        self.owed -= 1
+        if not self.owed:
+            self.settled.set()
 
     def fail(self, error: EngineError) -> None:
         """Tell the client that there will be no more."""

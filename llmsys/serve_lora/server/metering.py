@@ -28,6 +28,7 @@ class Meter:
     def __init__(self, ledger: Ledger, clock: Callable[[], float]) -> None:
         self.device_s: dict[str, float] = {}
         self._request_s: OrderedDict[int, float] = OrderedDict()
+        self._numbers: OrderedDict[str, int] = OrderedDict()
         self._ledger = ledger
         self._clock = clock
         self._open = 0
@@ -39,12 +40,18 @@ class Meter:
         self._settle()
         if event.kind == "arrive":
             self._open += 1
+            self._remember(event)
         elif event.kind in ("finish", "cancel"):
             self._open -= 1
 
     def seconds_of(self, request_id: int) -> float:
         """Device seconds charged to a request so far; of one that ended long ago, 0."""
         return self._request_s.get(request_id, 0.0)
+
+    def seconds_of_named(self, name: str) -> float:
+        """The same by the caller's own name of the request; 0 for one that never came."""
+        number = self._numbers.get(name)
+        return 0.0 if number is None else self.seconds_of(number)
 
     def step_begins(self) -> None:
         """What came before belongs to the step before, or to nobody."""
@@ -59,6 +66,13 @@ class Meter:
         """Charge what is left and write the ledger's last window."""
         self._settle()
         self._ledger.close()
+
+    def _remember(self, event: EngineEvent) -> None:
+        """Note the number of a request that has a name of its caller's."""
+        if event.id:
+            self._numbers[event.id] = event.request_id
+            while len(self._numbers) > REMEMBERED:
+                self._numbers.popitem(last=False)
 
     def _settle(self) -> None:
         now_s = self._clock()

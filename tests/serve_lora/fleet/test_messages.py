@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmsys.engine.sequence import Request, SamplingParams, TokenEvent
 from llmsys.errors import LlmsysError
-from llmsys.serve_lora.fleet.link import Link
+from llmsys.serve_lora.fleet.link import Link, LinkEvents
 from llmsys.serve_lora.fleet.messages import (
     AdapterRef,
     Ready,
@@ -131,6 +131,26 @@ def test_what_is_no_replica_is_not_taken_for_one(tmp_path, content):
         async with await asyncio.start_unix_server(answer, tmp_path / "s"):
             with pytest.raises(LlmsysError, match="does not answer as a replica"):
                 await Link.open(f"unix:{tmp_path / 's'}", "word")
+
+    asyncio.run(asyncio.wait_for(check(), 30))
+
+
+def test_a_replica_that_falls_silent_is_lost_though_its_connection_stands(tmp_path):
+    async def check():
+        lost, stands = asyncio.Event(), asyncio.Event()
+
+        async def answer(reader, writer):
+            write_message(writer, Ready(50, 64, 4096, 4, 32, {}))
+            await stands.wait()
+
+        def nothing(message):
+            raise AssertionError(message)
+
+        async with await asyncio.start_unix_server(answer, tmp_path / "s"):
+            link = await Link.open(f"unix:{tmp_path / 's'}", "word", silence_s=0.1)
+            link.listen(LinkEvents(said=nothing, refused=nothing, spent=nothing, lost=lost.set))
+            await lost.wait()
+            stands.set()
 
     asyncio.run(asyncio.wait_for(check(), 30))
 

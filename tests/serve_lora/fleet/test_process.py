@@ -46,7 +46,7 @@ def in_loop(work):
 def test_a_replica_listens_on_a_port_or_a_socket_and_wants_the_word(tiny_model, tmp_path):
     async def check(started):
         link = await Link.open(started.address, SECRET)
-        link.listen(LinkEvents(said=print, refused=print, lost=print))
+        link.listen(LinkEvents(said=print, refused=print, spent=print, lost=print))
         ready, files = link.ready, await link.texts()
         await link.close()
         with pytest.raises(LlmsysError, match="does not answer as a replica"):

@@ -21,8 +21,10 @@ class Heard:
     """What comes over a connection."""
 
     def __init__(self):
-        self.said, self.refused, self.lost = [], [], 0
-        self.events = LinkEvents(said=self.said.append, refused=self.refused.append, lost=self._lose)
+        self.said, self.refused, self.spent, self.lost = [], [], [], 0
+        self.events = LinkEvents(
+            said=self.said.append, refused=self.refused.append, spent=self.spent.append, lost=self._lose
+        )
 
     def _lose(self):
         self.lost += 1
@@ -136,6 +138,30 @@ def test_a_parameter_from_another_version_is_a_refusal_and_no_end():
         return heard.refused[0].kind, "magic" in heard.refused[0].message
 
     assert at_replica(check) == ("request", True)
+
+
+def test_work_that_is_taken_back_says_what_it_was_charged():
+    async def check(_handle, link, heard):
+        link.send(work(0, 10_000))
+        await until(lambda: len(heard.text(0)) > 20)
+        link.send(Cancel(0))
+        link.send(Cancel(7))
+        await until(lambda: len(heard.spent) == 2)
+        return {spent.number: spent.device_s for spent in heard.spent}
+
+    charged = at_replica(check)
+
+    assert charged[0] > 0
+    assert charged[7] == 0
+
+
+def test_reports_say_what_work_was_charged_so_far():
+    async def check(_handle, link, heard):
+        link.send(work(3, 100_000))
+        await until(lambda: link.report is not None and link.report.work_s.get(3, 0.0) > 0)
+        return heard.ended(3)
+
+    assert not at_replica(check)
 
 
 def test_a_report_says_what_was_served_once_all_is_done():

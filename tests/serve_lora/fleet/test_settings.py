@@ -27,7 +27,7 @@ class NoLink:
 
     def __init__(self, *, sequences=4, tokens=100, slots=2, resident=()):
         self.ready = Ready(259, 256, tokens, sequences, slots, {})
-        self.report = Report(0, 0, 0, 0, 0, 1, {}, list(resident), 0, 0, 0, 0, 0, 0, 0, {}, 0, 0)
+        self.report = Report(0, 0, 0, 0, 0, 1, {}, list(resident), 0, 0, 0, 0, 0, 0, 0, {}, {}, 0, 0)
         self.sent = []
 
     def send(self, message):
