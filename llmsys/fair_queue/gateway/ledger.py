@@ -26,14 +26,14 @@ class InFlight:
 @dataclass(slots=True)
 class Batch:
     """What a store keeps. Counters are in cost units per weight; `floor` is what a returning tenant is lifted to,
-    `least` the least counter that waits; `lifted` tenants were brought up to a counter before they were charged.
+    `least` the least counter that waits; `raised` is by how much tenants were lifted, which nobody served.
 
     `totals` are (requests, prompt tokens, output tokens) of each tenant; `active` tenants have something waiting or
     running. `afresh` says that earlier counters are void.
     """
 
     counters: dict[str, float] = field(default_factory=dict)
-    lifted: dict[str, float] = field(default_factory=dict)
+    raised: dict[str, float] = field(default_factory=dict)
     floor: float | None = None
     least: float | None = None
     totals: dict[str, tuple[int, int, int]] = field(default_factory=dict)
@@ -50,7 +50,8 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """What other replicas did: cost units per weight to add to each tenant, and the least counter that waits there."""
+    """What other replicas did: cost units per weight to add to each tenant (less than 0 for refunds), and the least
+    counter that waits there."""
 
     served: dict[str, float]
     least: float | None
@@ -64,7 +65,8 @@ class Ledger:
         self._scheduler = scheduler
         self._accounts = accounts
         self._changed: set[str] = set()
-        self._lifted: dict[str, float] = {}
+        self._raised: dict[str, float] = {}
+        self._taken: dict[str, float] = {}
         self._running: dict[str, Queued] = {}
         self._ended: list[str] = []
         self._known: set[str] = set()
@@ -78,17 +80,21 @@ class Ledger:
         counted = self._scheduler.counted
         if counted is None:
             return
+        self._before = counted.counter(account.name)
         if self._remote_least is not None and not account.queued:
             counted.raise_to(account.name, self._remote_least)
-        self._before = counted.counter(account.name)
 
     def arrived(self, account: Account) -> None:
         """It is queued, so the tenant has been lifted if it had to be."""
         self._changed.add(account.name)
         counted = self._scheduler.counted
         after = counted.counter(account.name) if counted is not None else None
-        if after is not None and (self._before is None or after > self._before or self._remote_least is not None):
-            self._lifted[account.name] = after
+        if after is None:
+            return
+        if self._before is not None:
+            self._raised[account.name] = self._raised.get(account.name, 0.0) + after - self._before
+        else:  # it was forgotten: what it was served since the last batch was below the floor, and is part of the lift
+            self._raised[account.name] = after - self._taken.get(account.name, 0.0)
 
     def admitting(self, tenant: str) -> None:
         """The tenant's next request is about to be charged."""
@@ -117,12 +123,14 @@ class Ledger:
             for tenant, counter in counters.items():
                 if floor is None or counter > floor:
                     counted.raise_to(tenant, counter)
+                self._taken[tenant] = counter
 
     def reset(self) -> None:
         """The policy was replaced: counters start again."""
         self._afresh = True
         self._base.clear()
-        self._lifted.clear()
+        self._raised.clear()
+        self._taken.clear()
 
     def apply(self, remote: Remote) -> None:
         """Take over what other replicas did."""
@@ -131,7 +139,9 @@ class Ledger:
         counted = self._scheduler.counted
         if counted is not None:
             for tenant, cost in remote.served.items():
-                counted.add(tenant, cost)
+                if cost > 0 or counted.counter(tenant) is not None:
+                    counted.add(tenant, cost)
+                    self._taken[tenant] = self._taken.get(tenant, 0.0) + cost
 
     def counters(self) -> dict[str, float]:
         """The counter of every tenant that has an account and is not forgotten."""
@@ -150,14 +160,14 @@ class Ledger:
     def take(self) -> Batch:
         """Everything since the last call."""
         counted = self._scheduler.counted
-        batch = Batch(lifted=self._lifted, ended=self._ended, afresh=self._afresh)
+        batch = Batch(raised=self._raised, ended=self._ended, afresh=self._afresh)
         for name in self._changed:
             account = self._accounts.get(name)
             if account is not None:
                 batch.totals[name] = (account.requests, account.prompt_tokens, account.output_tokens)
             counter = counted.counter(name) if counted is not None else None
             if counter is not None:
-                batch.counters[name] = counter
+                batch.counters[name] = self._taken[name] = counter
                 self.bound = max(self.bound, counter - self._base.get(name, counter))
         if counted is not None:
             batch.floor, batch.least = counted.lift_floor(), counted.least_waiting()
@@ -167,6 +177,6 @@ class Ledger:
             for one in self._running.values()
         ]
         self._known.update(self._running)
-        self._changed, self._lifted, self._running, self._ended = set(), {}, {}, []
+        self._changed, self._raised, self._running, self._ended = set(), {}, {}, []
         self._afresh = False
         return batch

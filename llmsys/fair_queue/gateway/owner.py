@@ -16,19 +16,21 @@ from typing import Self
 import msgspec
 
 from llmsys.fair_queue.gateway.ledger import Batch
-from llmsys.fair_queue.gateway.shared import STALE_S, Answer, Away, SharedStore, Told
+from llmsys.fair_queue.gateway.shared import STALE_S, Answer, Away, Held, SharedStore, Told
 from llmsys.fair_queue.gateway.store import Store
 
-__all__ = ["CounterTable", "OwnerSocket", "OwnerStore", "own"]
+__all__ = ["CounterTable", "OwnerCounters", "OwnerSocket", "OwnerStore", "own"]
 
 ANSWER_S = 1.0
 LINE_BYTES = 1 << 26
+REMEMBERED = 1024
+"""Replicas whose last sync is known, so that it counts once."""
 
 
 class _Whole(msgspec.Struct):
     """All that an owner holds."""
 
-    counters: dict[str, float]
+    counters: Held
     floor: float | None
 
 
@@ -38,7 +40,13 @@ class CounterTable:
     def __init__(self, counters: dict[str, float], floor: float | None) -> None:
         self.counters = counters
         self.floor = floor
+        self._lifts: dict[str, float] = {}
         self._leasts: dict[str, tuple[float | None, float]] = {}
+        self._last: dict[str, int] = {}
+
+    def held(self) -> Held:
+        """Every counter with its lift."""
+        return {tenant: self._row(tenant) for tenant in self.counters}
 
     def sync(self, told: Told, now_s: float) -> Answer:
         """Take over what a replica says at a time, and answer it."""
@@ -47,9 +55,22 @@ class CounterTable:
         others = (least for name, (least, _) in self._leasts.items() if name != told.replica and least is not None)
         if told.floor is not None:
             self.floor = told.floor if self.floor is None else max(self.floor, told.floor)
-        for tenant, lifted, served in told.rows:
-            self.counters[tenant] = max(self.counters.get(tenant, 0.0), lifted or 0.0) + served
-        return Answer(min(others, default=None), self.floor, [self.counters[tenant] for tenant, _, _ in told.rows])
+        again = self._last.pop(told.replica, None) == told.number
+        self._last[told.replica] = told.number
+        if len(self._last) > REMEMBERED:
+            del self._last[next(iter(self._last))]
+        for tenant, lift, served in told.rows:
+            self._add(tenant, 0.0 if again else lift, 0.0 if again else served)
+        return Answer(min(others, default=None), self.floor, [self._row(tenant) for tenant, _, _ in told.rows])
+
+    def _add(self, tenant: str, lift: float, served: float) -> None:
+        lifted = self._lifts.get(tenant, 0.0)
+        more = max(0.0, lift - lifted)
+        self._lifts[tenant] = max(lift, lifted)
+        self.counters[tenant] = self.counters.get(tenant, 0.0) + more + served
+
+    def _row(self, tenant: str) -> tuple[float, float]:
+        return self.counters[tenant], self._lifts.get(tenant, 0.0)
 
 
 class OwnerSocket:
@@ -114,7 +135,7 @@ class _Owner:
 
     def _answer(self, line: bytes) -> bytes:
         if line == b"\n":
-            return msgspec.json.encode(_Whole(self._table.counters, self._table.floor))
+            return msgspec.json.encode(_Whole(self._table.held(), self._table.floor))
         told = msgspec.json.decode(line, type=Told)
         self._changed.update(row[0] for row in told.rows)
         self._change.set()
@@ -147,8 +168,8 @@ class OwnerCounters:
         self._path = path
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def read(self) -> tuple[dict[str, float], float | None]:
-        """Every counter, and the floor."""
+    async def read(self) -> tuple[Held, float | None]:
+        """Every counter with its lift, and the floor."""
         whole = msgspec.json.decode(await self._ask(b""), type=_Whole)
         return whole.counters, whole.floor
 

@@ -10,16 +10,19 @@ from redis_process import RedisProcess
 from replica import STEPS, Replica, counts_after
 
 from llmsys.fair_queue.gateway import MemoryStore, OwnerSocket, OwnerStore, SqliteStore
-from llmsys.fair_queue.gateway.owner import CounterTable, own
+from llmsys.fair_queue.gateway.owner import CounterTable, OwnerCounters, own
 from llmsys.fair_queue.gateway.redis_counters import RedisCounters
 from llmsys.fair_queue.gateway.shared import STALE_S, Told
 
 COST = st.integers(0, 50).map(float)
-ROWS = st.dictionaries(st.sampled_from("abc"), st.tuples(st.none() | COST, COST), max_size=3)
+ROWS = st.dictionaries(st.sampled_from("abc"), st.tuples(COST, COST | COST.map(lambda cost: -cost)), max_size=3)
 SYNCS = st.lists(
     st.builds(
-        lambda replica, least, floor, rows: Told(replica, least, floor, [(name, *row) for name, row in rows.items()]),
+        lambda replica, number, least, floor, rows: Told(
+            replica, number, least, floor, [(name, *row) for name, row in rows.items()]
+        ),
         st.sampled_from(["one", "two"]),
+        st.integers(1, 3),
         st.none() | COST,
         st.none() | COST,
         ROWS,
@@ -71,7 +74,7 @@ def test_the_table_answers_as_redis_does(redis, syncs):
 def test_after_two_syncs_each_worker_counts_what_all_have_served(steps):
     async def run():
         async with owning(MemoryStore()) as path:
-            return await counts_after(steps, [OwnerStore(path), OwnerStore(path)])
+            return await counts_after(steps, [OwnerCounters(path), OwnerCounters(path)])
 
     total, counters = asyncio.run(run())
     assert counters == [total, total]
@@ -79,10 +82,27 @@ def test_after_two_syncs_each_worker_counts_what_all_have_served(steps):
 
 def test_what_waits_at_a_worker_that_has_gone_is_forgotten():
     table = CounterTable({}, None)
-    table.sync(Told("gone", 3.0, None, []), now_s=0.0)
+    table.sync(Told("gone", 1, 3.0, None, []), now_s=0.0)
 
-    assert table.sync(Told("here", 9.0, None, []), now_s=STALE_S / 2).least == 3.0
-    assert table.sync(Told("here", 9.0, None, []), now_s=STALE_S).least is None
+    assert table.sync(Told("here", 1, 9.0, None, []), now_s=STALE_S / 2).least == 3.0
+    assert table.sync(Told("here", 1, 9.0, None, []), now_s=STALE_S).least is None
+
+
+def test_a_replica_whose_policy_was_replaced_goes_on_from_the_shared_counters():
+    async def run():
+        async with owning(MemoryStore()) as path:
+            replica = Replica(OwnerStore(path))
+            replica.charge("a", 10.0)
+            await replica.sync()
+            replica.counters = {}
+            replica.batch.afresh = True
+            replica.charge("a", 3.0)
+            await replica.sync()
+            held, _ = await OwnerCounters(path).read()
+            await replica.store.close()
+            return replica.counters, held
+
+    assert asyncio.run(run()) == ({"a": 13.0}, {"a": (13.0, 0.0)})
 
 
 def test_counters_outlive_the_owner_in_a_file(tmp_path):
@@ -91,7 +111,7 @@ def test_counters_outlive_the_owner_in_a_file(tmp_path):
             replica = Replica(OwnerStore(path))
             found = await replica.store.load()
             for tenant, cost in charged.items():
-                replica.lift(tenant, found.counters.get(tenant, 0.0))
+                replica.counters[tenant] = found.counters.get(tenant, 0.0)
                 replica.charge(tenant, cost)
             await replica.sync()
             await replica.store.close()

@@ -11,6 +11,7 @@ from replica import STEPS, Replica, counts_after
 from scripted_backend import ScriptedBackend
 
 from llmsys.fair_queue.gateway import RedisStore
+from llmsys.fair_queue.gateway.redis_counters import RedisCounters
 
 LOAD = {"tokens": 20, "prompt_tokens": 10, "delay_s": 0.001}
 STREAM = {"stream": True, "max_tokens": 20}
@@ -33,7 +34,7 @@ def flush(redis):
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_after_two_syncs_each_replica_counts_what_all_have_served(redis, steps):
     flush(redis)
-    total, counters = asyncio.run(counts_after(steps, [RedisStore(redis.url), RedisStore(redis.url)]))
+    total, counters = asyncio.run(counts_after(steps, [RedisCounters(redis.url), RedisCounters(redis.url)]))
     assert counters == [total, total]
 
 
@@ -52,6 +53,22 @@ def test_a_lift_at_two_replicas_counts_once(redis):
         return one.counters, two.counters
 
     assert asyncio.run(run()) == ({"a": 110.0}, {"a": 110.0})
+
+
+def test_a_charge_is_not_hidden_by_a_lift_elsewhere_between_two_syncs(redis):
+    flush(redis)
+
+    async def run():
+        one, two = Replica(RedisStore(redis.url)), Replica(RedisStore(redis.url))
+        one.charge("a", 30.0)
+        two.lift("a", 100.0)
+        for replica in (one, two, one):
+            await replica.sync()
+        for replica in (one, two):
+            await replica.store.close()
+        return one.counters, two.counters
+
+    assert asyncio.run(run()) == ({"a": 130.0}, {"a": 130.0})
 
 
 def test_two_gateways_before_two_servers_share_as_one(tmp_path, redis):

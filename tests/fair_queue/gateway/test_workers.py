@@ -139,6 +139,6 @@ def test_workers_without_redis_share_counters_through_an_owner(tmp_path, monkeyp
         with closing(sqlite3.connect("state")) as kept:
             ((tenant, cost),) = kept.execute("SELECT tenant, counter FROM counters").fetchall()
         assert tenant == "a"
-        assert cost > COST * sent / 2  # what is served between two syncs may fall into a lift at the other worker
+        assert cost >= COST * sent
         with ScriptedBackend() as backend, family(tmp_path, backend, state) as gateway:
             gateway.until(lambda: (found := counter())["counter"] > COST * found["requests"] > 0)
