@@ -156,8 +156,9 @@ def cost_report(
         str,
         typer.Option(
             "--idle",
-            help="Idle time and overhead: platform (lines of their own) or spread (over the tenants).",
-            callback=one_of("platform", "spread"),
+            help="Idle time and overhead: platform (lines of their own), spread (over those who ran in that second), "
+            "or owner (a second in which nobody ran: over those who ran last).",
+            callback=one_of("platform", "spread", "owner"),
         ),
     ] = "platform",
     prices: Prices = None,

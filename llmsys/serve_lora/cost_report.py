@@ -165,8 +165,9 @@ def report_cost(
 ) -> CostReport:
     """Add up runs by the groupings named.
 
-    `idle`: `platform` keeps idle time and overhead as lines of their own; `spread` charges them to the tenants in
-    proportion to their device seconds. Raises UsageFault for an unknown grouping or mixed currencies.
+    `idle`: `platform` keeps idle time and overhead as lines of their own; `spread` charges them to those who ran in
+    the same window, in proportion to their device seconds; `owner` charges a window in which nobody ran to those who
+    ran last, too: the device was kept warm for them. Raises UsageFault for an unknown grouping or mixed currencies.
     """
     _check_groupings(by)
     totals: dict[tuple[str, ...], CostRow] = {}
@@ -178,18 +179,27 @@ def report_cost(
     for run in runs:
         price = prices or run.opening.prices
         currencies.add(price.currency)
+
+        def row_of(window: Window, part: Part, run: LedgerRun = run) -> CostRow:
+            key = tuple(GROUPINGS[name](run, window, part) for name in by)
+            return totals.setdefault(key, CostRow(dict(zip(by, key, strict=True))))
+
+        ran_last: list[Part] = []
         for window in run.windows:
             holds &= _balances(run.opening, window)
             owed.append(price.of_device(run.opening.devices * window.wall_s))
-            extra = window.overhead_s + window.idle_s
-            factor = _spread_factor(window, extra) if idle == "spread" else 1.0
-            if idle != "spread" or factor == 1.0:
+            for part in window.parts:
+                _add(row_of(window, part), part, run.opening, price)
+            ran = [part for part in window.parts if part.device_s > 0]
+            ran_last = ran or ran_last
+            bearers = {"platform": [], "spread": ran, "owner": ran_last}[idle]
+            if bearers:
+                each = price.of_device(window.overhead_s + window.idle_s) / math.fsum(one.device_s for one in bearers)
+                for part in bearers:
+                    row_of(window, part).device_cost += each * part.device_s
+            else:
                 overhead.append(price.of_device(window.overhead_s))
                 unused.append(price.of_device(window.idle_s))
-            for part in window.parts:
-                key = tuple(GROUPINGS[name](run, window, part) for name in by)
-                row = totals.setdefault(key, CostRow(dict(zip(by, key, strict=True))))
-                _add(row, part, run.opening, price, factor)
     if len(currencies) > 1:
         raise UsageFault(f"the ledger mixes currencies {', '.join(sorted(currencies))}; give --prices FILE.toml")
     rows = sorted(totals.values(), key=lambda row: (-row.cost, tuple(row.group.values())))
@@ -215,16 +225,10 @@ def _balances(opening: Opening, window: Window) -> bool:
     return math.isclose(spent, opening.devices * window.wall_s, rel_tol=BALANCE_TOLERANCE)
 
 
-def _spread_factor(window: Window, extra_s: float) -> float:
-    """What each charged second costs when it carries its share of the window's overhead and idle time."""
-    charged_s = math.fsum(part.device_s for part in window.parts)
-    return 1.0 + extra_s / charged_s if charged_s > 0 else 1.0
-
-
-def _add(row: CostRow, part: Part, opening: Opening, price: PriceList, factor: float) -> None:
+def _add(row: CostRow, part: Part, opening: Opening, price: PriceList) -> None:
     row.device_s += part.device_s
     row.kv_token_s += part.kv_token_s
     row.prompt_tokens += part.prompt_tokens
     row.output_tokens += part.output_tokens
-    row.device_cost += price.of_device(part.device_s) * factor
+    row.device_cost += price.of_device(part.device_s)
     row.memory_cost += price.of_memory(part.kv_token_s * opening.kv_token_bytes)

@@ -107,12 +107,15 @@ def test_the_ledger_balances_and_agrees_with_the_summary(mixed):
     assert "balances" in report.stderr
 
 
-def test_a_report_by_adapter_spreads_idle_time_and_names_the_groups(mixed):
+@pytest.mark.parametrize("idle", ["spread", "owner"])
+def test_a_report_by_adapter_spreads_idle_time_and_names_the_groups(mixed, idle):
     shell, _ = mixed
 
-    report = shell.run("serve-lora", "cost", "report", "ledger.jsonl", "--by", "adapter", "--idle", "spread")
+    report = shell.run("serve-lora", "cost", "report", "ledger.jsonl", "--by", "adapter", "--idle", idle)
 
-    rows = json.loads(report.stdout)["rows"]
+    found = json.loads(report.stdout)
+    rows = found["rows"]
+    assert found["balance"]["charged"] > 0.5 * found["balance"]["owed"]
     assert {row["adapter"] for row in rows} == {"(base)", "bullet", "json", "lower", "terse"}
     assert "cost in USD" in report.stderr
 
@@ -275,7 +278,7 @@ def test_an_interrupt_ends_with_130_after_whole_lines(tiny):
         (("run", "none.jsonl", "--prices", "none.toml"), 65, "none.toml"),
         (("run", "none.jsonl", "--policy", "fastest"), 2, "fastest"),
         (("cost", "report", "none.jsonl"), 1, "none.jsonl"),
-        (("cost", "report", "none.jsonl", "--idle", "owner"), 2, "platform, spread"),
+        (("cost", "report", "none.jsonl", "--idle", "nobody"), 2, "platform, spread, owner"),
         (("adapters", "make", "x", "--task", "json", "--data", "y"), 2, "one thing"),
         (("adapters", "make", "x", "--task", "json", "--targets", "lm_head"), 2, "lm_head"),
         (("adapters", "check", "nowhere"), 65, "no adapter is here"),

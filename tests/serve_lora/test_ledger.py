@@ -110,6 +110,27 @@ def test_spread_charges_idle_time_to_those_who_ran(tmp_path):
     assert report.balance.idle == report.balance.overhead == 0
 
 
+def test_an_owner_pays_for_the_time_in_which_the_device_was_kept_warm_for_it(tmp_path):
+    with Ledger(opening(prices=PRICES), model=StepModel(), start_s=0.0, path=tmp_path / "ledger.jsonl") as ledger:
+        ledger.wait(2.0, in_flight=False)
+        ledger.charge(3.0, [row(0, "a", decode_tokens=1)], output_tokens=[1])
+        ledger.wait(7.0, in_flight=False)
+        ledger.charge(8.0, [row(1, "b", decode_tokens=1)], output_tokens=[1])
+    runs, _ = read_ledger(tmp_path / "ledger.jsonl")
+
+    paid = {}
+    for idle in ("platform", "spread", "owner"):
+        report = report_cost(runs, by=["tenant"], idle=idle)
+        balance = report.balance
+        paid[idle] = {one.group["tenant"]: one.device_cost * 1000 for one in report.rows} | {"": balance.idle * 1000}
+        assert balance.charged + balance.overhead + balance.idle == pytest.approx(balance.owed, rel=1e-9)
+
+    assert paid["platform"] == pytest.approx({"a": 1.0, "b": 1.0, "": 6.0})
+    assert paid["owner"][""] == pytest.approx(2.0)
+    assert paid["owner"]["a"] > paid["owner"]["b"]
+    assert paid["spread"][""] > paid["owner"][""]
+
+
 def test_other_prices_and_hours_can_be_asked_for(tmp_path):
     written(tmp_path / "ledger.jsonl")
     runs, _ = read_ledger(tmp_path / "ledger.jsonl")

@@ -6,7 +6,6 @@ included. In place of multiprocessing's fork server, which runs the caller's mai
 Requests are JSON and pass file descriptors; nothing is unpickled. Knows no trainer. Linux.
 """
 
-import ctypes
 import importlib
 import json
 import os
@@ -21,11 +20,11 @@ from types import TracebackType
 from typing import Self
 
 from llmsys.errors import LlmsysError
+from llmsys.lifeline import signal_at_parents_end
 
 __all__ = ["Child", "Nursery", "serve"]
 
 MAX_REQUEST_BYTES = 1 << 16
-PR_SET_PDEATHSIG = 1
 PRELOADED = ("torch", "torch.distributed", "numpy", "scipy.optimize", "scipy.sparse.csgraph", "llmsys.moe_train.train")
 FAILED = 70
 SERVE = "import sys, socket, llmsys.moe_train.train as t; t.serve(socket.socket(fileno=int(sys.argv[1])))"
@@ -129,12 +128,11 @@ def _run_child(request: bytes, number: int, parent: int) -> None:
     """Run the entry and end the process, whatever happens."""
     code = FAILED
     try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == parent:
-            wanted = json.loads(request)
-            module, _, name = wanted["entry"].partition(":")
-            getattr(importlib.import_module(module), name)(Connection(number), **wanted["arguments"])
-            code = 0
+        signal_at_parents_end(signal.SIGKILL, parent)
+        wanted = json.loads(request)
+        module, _, name = wanted["entry"].partition(":")
+        getattr(importlib.import_module(module), name)(Connection(number), **wanted["arguments"])
+        code = 0
     except Exception:
         sys.excepthook(*sys.exc_info())
     finally:
